@@ -1,0 +1,1 @@
+"""Phases, abundances and compositions from STEM-EDXS spectrum images, in JAX."""

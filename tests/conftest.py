@@ -1,0 +1,33 @@
+"""Shared fixtures. Every test runs with rank promotion forbidden and warnings as errors."""
+
+import pathlib
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(params=["float32", "float64"])
+def precision(request):
+    """Runs the test once in each precision; yields the dtype's name."""
+    with jax.enable_x64(request.param == "float64"):
+        yield request.param
+
+
+@pytest.fixture
+def x64():
+    """Runs the test with 64-bit types."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def shared_image():
+    """Path of the real spectrum image kept beside the checkout; skips where there is none."""
+    path = SHARED / "data" / "88_ES-LP_G8_selection2_cropped2.hspy"
+    if not path.exists():
+        pytest.skip("the shared real spectrum image is not on this machine")
+    return path
