@@ -1,0 +1,182 @@
+"""Counts from what users have: arrays, scipy sparse matrices, or triplets read in chunks."""
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+
+from .._checks import check
+from ._counts import AbstractCounts, DenseCounts, SparseCounts, smallest_type
+
+Storage = Literal["auto", "dense", "sparse"]
+
+#: Share of nonzero channels above which dense storage is the faster one (docs/theory.md).
+DENSE_ABOVE = 0.25
+
+
+def counts_from_coo(
+    pixel: np.ndarray,
+    channel: np.ndarray,
+    value: np.ndarray,
+    *,
+    scan_shape: tuple[int, ...],
+    n_channels: int,
+    storage: Storage = "auto",
+    exposure: np.ndarray | None = None,
+) -> AbstractCounts:
+    """Counts from triplets (pixel, channel, value); pairs that come twice are added.
+
+    `pixel` runs over the flattened scan. Zeros may be left out or given. Raises `InputError`
+    for negative or fractional values and indices outside the image.
+    """
+    n_pixels = math.prod(scan_shape)
+    pixel, channel = np.asarray(pixel, np.int64).ravel(), np.asarray(channel, np.int64).ravel()
+    value = np.asarray(value).ravel()
+    check(
+        len(pixel) == len(channel) == len(value),
+        f"Triplets need equal lengths, but pixel, channel and value have {len(pixel)}, "
+        f"{len(channel)} and {len(value)} entries.",
+    )
+    check(
+        len(pixel) == 0
+        or (
+            pixel.min() >= 0
+            and pixel.max() < n_pixels
+            and channel.min() >= 0
+            and channel.max() < n_channels
+        ),
+        f"A pixel or channel index lies outside the image of {n_pixels} pixels and "
+        f"{n_channels} channels.",
+    )
+    _check_counts(value, lambda i: f"pixel {pixel[i]}, channel {channel[i]}")
+    keep = value > 0
+    pixel, channel, value = pixel[keep], channel[keep], value[keep].astype(np.int64)
+    flat = pixel * n_channels + channel
+    if len(flat) and not (np.diff(flat) > 0).all():
+        flat, inverse = np.unique(flat, return_inverse=True)
+        value = np.bincount(inverse, weights=value).astype(np.int64)
+        pixel, channel = flat // n_channels, flat % n_channels
+    value = value.astype(smallest_type(int(value.max(initial=0))))
+    density = len(value) / max(n_pixels * n_channels, 1)
+    if _sparse(storage, density):
+        return SparseCounts.from_coo(pixel, channel, value, scan_shape, n_channels, exposure)
+    dense = np.zeros((n_pixels, n_channels), value.dtype)
+    dense[pixel, channel] = value
+    return DenseCounts.from_array(dense, scan_shape, exposure)
+
+
+def as_counts(
+    data: Any,
+    *,
+    scan_shape: tuple[int, ...] | None = None,
+    storage: Storage = "auto",
+    exposure: np.ndarray | None = None,
+) -> AbstractCounts:
+    """Counts from an array of shape (..., channel), a scipy sparse matrix, or counts.
+
+    The leading axes are the scan (y, x), unless `scan_shape` gives it for flattened pixels.
+    `storage="auto"` stores the nonzeros only when at most a quarter of the channels is filled.
+    Raises `InputError` for negative, NaN, infinite or fractional counts, naming the place.
+    """
+    if isinstance(data, AbstractCounts):
+        return data
+    if hasattr(data, "tocoo"):
+        coo = data.tocoo()
+        shape = (coo.shape[0],) if scan_shape is None else tuple(scan_shape)
+        _check_shape(shape, coo.shape[0])
+        return counts_from_coo(
+            coo.row,
+            coo.col,
+            coo.data,
+            scan_shape=shape,
+            n_channels=coo.shape[1],
+            storage=storage,
+            exposure=exposure,
+        )
+    array = np.asarray(data)
+    check(
+        array.ndim >= 2,
+        f"Counts of shape {array.shape} have no pixel axis; give (pixel, channel) or (y, x, "
+        "channel).",
+    )
+    shape = array.shape[:-1] if scan_shape is None else tuple(scan_shape)
+    array = array.reshape(-1, array.shape[-1])
+    _check_shape(shape, len(array))
+    _check_counts(
+        array.ravel(), lambda i: f"pixel {i // array.shape[1]}, channel {i % array.shape[1]}"
+    )
+    filled = np.count_nonzero(array) / max(array.size, 1)
+    if not _sparse(storage, filled):
+        kind = smallest_type(int(array.max(initial=0)))
+        return DenseCounts.from_array(array.astype(kind), shape, exposure)
+    pixel, channel = np.nonzero(array)
+    return counts_from_coo(
+        pixel,
+        channel,
+        array[pixel, channel],
+        scan_shape=shape,
+        n_channels=array.shape[1],
+        storage="sparse",
+        exposure=exposure,
+    )
+
+
+def bin_counts(counts: AbstractCounts, factor: int) -> AbstractCounts:
+    """Sum blocks of `factor` pixels along each scan axis; the last block may be smaller.
+
+    The exposure of a bin is that of its pixels together, so W and H keep their meaning per pixel.
+    """
+    check(factor >= 1, f"The binning factor is {factor}; give a whole number of at least 1.")
+    shape = counts.scan_shape
+    small = tuple(-(-s // factor) for s in shape)
+    to_bin = np.ravel_multi_index(tuple(i // factor for i in np.indices(shape)), small).ravel()
+    exposure = np.ones(counts.n_pixels) if counts.exposure is None else np.asarray(counts.exposure)
+    pixel, channel, value = counts.to_coo()
+    return counts_from_coo(
+        to_bin[pixel],
+        channel,
+        value,
+        scan_shape=small,
+        n_channels=counts.n_channels,
+        exposure=np.bincount(to_bin, weights=exposure, minlength=math.prod(small)),
+    )
+
+
+def _sparse(storage: str, density: float) -> bool:
+    check(
+        storage in ("auto", "dense", "sparse"),
+        f"Unknown storage '{storage}'; choose 'auto', 'dense' or 'sparse'.",
+    )
+    return storage == "sparse" or (storage == "auto" and density <= DENSE_ABOVE)
+
+
+def _check_shape(scan_shape, n_pixels):
+    check(
+        math.prod(scan_shape) == n_pixels,
+        f"The scan shape {tuple(scan_shape)} does not hold the {n_pixels} pixels of the counts.",
+    )
+
+
+def _check_counts(value, place):
+    """One sentence naming the first bad count."""
+    check(
+        value.dtype.kind in "iufb",
+        f"Counts have the type {value.dtype}; give whole numbers.",
+    )
+    bad = ~np.isfinite(value) if value.dtype.kind == "f" else np.zeros(0, bool)
+    check(not bad.any(), f"Counts are not finite at {place(_first(bad))}; remove or mask them.")
+    bad = value < 0 if value.dtype.kind != "u" else np.zeros(0, bool)
+    check(
+        not bad.any(),
+        f"Counts are negative at {place(_first(bad))}; give raw counts without background "
+        "subtraction.",
+    )
+    bad = value != np.floor(value) if value.dtype.kind == "f" else np.zeros(0, bool)
+    check(
+        not bad.any(),
+        f"Counts are not whole numbers at {place(_first(bad))}; give raw counts without scaling.",
+    )
+
+
+def _first(bad):
+    return int(np.argmax(bad)) if bad.any() else 0
