@@ -1,0 +1,15 @@
+"""Physical numbers as JAX scalars."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from .._types import Scalar
+
+Number = float | int | np.number
+ScalarLike = Float[Array, ""] | float | int | np.number
+
+
+def as_scalar(value: ScalarLike) -> Scalar:
+    """The number as a scalar of JAX's default float type, differentiable."""
+    return jnp.asarray(value, float)
