@@ -8,12 +8,25 @@ above it everywhere, which is what keeps the multiplicative updates monotone.
 import abc
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._types import Scalar
 
 Maps = Float[Array, "phase *scan"]
+
+
+def _scalar(value):
+    """An array, so that another strength does not compile another program."""
+    return jnp.asarray(value, float)
+
+
+def _positive(value, name, *, zero_allowed=False):
+    if isinstance(value, jax.core.Tracer):
+        return
+    if not (value > 0 or (zero_allowed and value == 0)) or not jnp.isfinite(value):
+        raise ValueError(f"{name} is {value}; give a finite positive number.")
 
 
 class AbstractRegulariser(eqx.Module):
@@ -51,8 +64,8 @@ class LogSparsity(AbstractRegulariser):
     Concave, so its tangent lies above it: `a = 0`, `b = strength / (H + epsilon)`.
     """
 
-    strength: float = eqx.field(converter=float)
-    epsilon: float = eqx.field(default=0.05, converter=float)
+    strength: Scalar = eqx.field(converter=_scalar)
+    epsilon: Scalar = eqx.field(default=0.05, converter=_scalar)
 
     def __check_init__(self):
         _positive(self.strength, "LogSparsity.strength", zero_allowed=True)
@@ -76,7 +89,7 @@ class LaplacianSmoothness(AbstractRegulariser):
     `b = strength (L h - sigma h)` lies above it.
     """
 
-    strength: float = eqx.field(converter=float)
+    strength: Scalar = eqx.field(converter=_scalar)
 
     def __check_init__(self):
         _positive(self.strength, "LaplacianSmoothness.strength", zero_allowed=True)
@@ -129,8 +142,3 @@ def _neighbours(maps):
         ones = jnp.ones_like(first)
         degree = degree + jnp.pad(ones, ahead) + jnp.pad(ones, behind)
     return degree, total
-
-
-def _positive(value, name, *, zero_allowed=False):
-    if not (value > 0 or (zero_allowed and value == 0)) or value == float("inf"):
-        raise ValueError(f"{name} is {value}; give a finite positive number.")

@@ -1,1 +1,19 @@
-""""""
+"""Algorithms that learn W and H from counts and a basis; arrays only."""
+
+from ._binned import BinnedStart as BinnedStart
+from ._factorise import factorise as factorise
+from ._initialise import AbstractStart as AbstractStart
+from ._initialise import GivenStart as GivenStart
+from ._initialise import NNDSVDStart as NNDSVDStart
+from ._initialise import RandomStart as RandomStart
+from ._initialise import mean_weights as mean_weights
+from ._multiplicative import AbundanceUpdate as AbundanceUpdate
+from ._multiplicative import MultiplicativeUpdate as MultiplicativeUpdate
+from ._solver import RESULTS as RESULTS
+from ._solver import AbstractSolver as AbstractSolver
+from ._solver import Factorisation as Factorisation
+from ._solver import Problem as Problem
+from ._solver import solve as solve
+from ._updates import Fixed as Fixed
+from ._updates import update_abundances as update_abundances
+from ._updates import update_weights as update_weights

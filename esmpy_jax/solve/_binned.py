@@ -1,0 +1,100 @@
+"""The binned warm start: fit the image binned in space, carry W over, upsample H."""
+
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+
+from .._checks import check
+from ..objective import AbstractRegulariser, NoRegulariser, bin_counts
+from ._initialise import AbstractStart, RandomStart, in_gauge
+from ._multiplicative import MultiplicativeUpdate
+from ._solver import AbstractSolver, Problem, solve
+
+
+class BinnedStart(AbstractStart):
+    """Fits the image binned `factor` × `factor`, from several starts, and keeps the best.
+
+    At few counts per pixel the likelihood has many local optima; the binned one has far fewer and
+    is cheap. H is repeated over each bin with at least `floor` of a pixel for every phase, so that
+    no phase is excluded from a pixel before its own counts are looked at.
+
+    - `factor`: pixels per bin along each axis; `None` takes the smallest power of two that puts
+        `counts_per_bin` in a bin while leaving at least 8 bins along each axis.
+    - `inner`, `restarts`: start of the binned fit, and how many keys to try.
+    - `solver`, `regulariser`, `max_steps`, `rtol`, `xtol`: of the binned fit.
+    """
+
+    factor: int | None = None
+    counts_per_bin: float = 2000.0
+    inner: AbstractStart = RandomStart()
+    restarts: int = 3
+    solver: AbstractSolver = MultiplicativeUpdate()
+    regulariser: AbstractRegulariser = NoRegulariser()
+    max_steps: int = 2000
+    rtol: float = 1e-8
+    xtol: float = 1e-5
+    floor: float = 0.02
+
+    def __check_init__(self):
+        if self.restarts < 1:
+            raise ValueError("BinnedStart.restarts must be at least 1.")
+
+    def bin_factor(self, counts) -> int:
+        """The factor used for an image."""
+        if self.factor is not None:
+            check(
+                self.factor >= 1,
+                f"The binning factor of the start is {self.factor}; give at least 1.",
+            )
+            return self.factor
+        per_pixel = max(float(counts.pixel_totals().mean()), 1e-9)
+        axes = [s for s in counts.scan_shape if s > 1] or [1]
+        factor = 1
+        while (
+            per_pixel * factor ** len(axes) < self.counts_per_bin and min(axes) // (2 * factor) >= 8
+        ):
+            factor *= 2
+        return factor
+
+    def __call__(self, problem, n_phases, key):
+        factor = self.bin_factor(problem.counts)
+        check(
+            problem.fixed_abundances is None or factor == 1,
+            "Fixed abundances cannot be binned; use another start with them.",
+        )
+        binned = Problem(
+            bin_counts(problem.counts, factor),
+            problem.basis,
+            problem.constraint,
+            self.regulariser,
+            problem.fixed_weights,
+            problem.fixed_abundances,
+        )
+        best = None
+        for sub in jr.split(key, self.restarts):
+            fit = solve(
+                binned,
+                self.solver,
+                *self.inner(binned, n_phases, sub),
+                max_steps=self.max_steps,
+                rtol=self.rtol,
+                xtol=self.xtol,
+            )
+            if np.isfinite(fit.nll) and (best is None or fit.nll < best.nll):
+                best = fit
+        check(
+            best is not None,
+            "The binned start met values that are not finite; check G for zeros and NaN.",
+        )
+        maps = upsample(
+            best.abundances, binned.counts.scan_shape, problem.counts.scan_shape, factor
+        )
+        shares = maps * (problem.basis.column_sums * best.weights).sum(0)[:, None]
+        shares = jnp.maximum(shares, self.floor * shares.sum(0, keepdims=True))
+        return in_gauge(problem, best.weights, shares)
+
+
+def upsample(abundances, small_shape, shape, factor):
+    """Repeat each bin's abundances over its pixels."""
+    index = np.ravel_multi_index(tuple(i // factor for i in np.indices(shape)), small_shape)
+    return jnp.take(abundances, jnp.asarray(index.ravel()), axis=1)

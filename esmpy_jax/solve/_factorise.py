@@ -1,0 +1,233 @@
+"""`factorise`: counts and a basis in, W and H out."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import PRNGKeyArray
+
+from .._basis import Basis
+from .._checks import check
+from .._types import Weights
+from ..objective import (
+    AbstractConstraint,
+    AbstractRegulariser,
+    NoRegulariser,
+    SumToOneAbundances,
+    SumToOneWeights,
+    Unconstrained,
+    as_counts,
+)
+from ._binned import BinnedStart
+from ._initialise import AbstractStart, spectrum_basis_weights
+from ._multiplicative import MultiplicativeUpdate
+from ._solver import RESULTS, AbstractSolver, Factorisation, Problem, solve
+from ._updates import Fixed
+
+
+def factorise(
+    counts: Any,
+    basis: Basis | Any,
+    n_phases: int,
+    *,
+    solver: AbstractSolver = MultiplicativeUpdate(),
+    start: AbstractStart = BinnedStart(),
+    constraint: AbstractConstraint = Unconstrained(),
+    regulariser: AbstractRegulariser = NoRegulariser(),
+    fixed_weights: Any = None,
+    fixed_abundances: Any = None,
+    key: PRNGKeyArray | None = None,
+    max_steps: int = 2000,
+    rtol: float = 1e-7,
+    xtol: float = 1e-5,
+    basis_rounds: int = 10,
+    progress: Callable[[int, int, float], None] | None = None,
+    throw: bool = False,
+) -> Factorisation:
+    """Find W, H >= 0 with counts ~ Poisson(G W H) by maximum (penalised) likelihood.
+
+    - `counts`: anything `as_counts` takes; (y, x, channel) or (pixel, channel).
+    - `basis`: G as a `Basis` or an array (channel, column), or a function `weights -> Basis` for
+        a G that follows W (self-absorption); it is evaluated again whenever the fit with the last
+        one has converged, until W stops moving, at most `basis_rounds` times.
+    - `fixed_weights`, `fixed_abundances`: arrays of the shape of W and H with NaN where free.
+    - `key`: for random starts; `jax.random.key(0)` by default.
+    - `max_steps`, `rtol`, `xtol`: see `solve`; steps of all rounds together.
+    - `throw`: raise `RuntimeError` with the `RESULTS` sentence unless the fit converged.
+
+    Raises `InputError` for counts, phases, constraints or fixed entries that cannot be used.
+    """
+    counts = as_counts(counts)
+    follow = None
+    if callable(basis) and not isinstance(basis, Basis):
+        follow = basis
+        basis = _first_basis(follow, counts, n_phases)
+    elif not isinstance(basis, Basis):
+        basis = Basis.from_matrix(basis)
+    _check(counts, basis, n_phases, constraint, regulariser)
+    problem = Problem(
+        counts,
+        basis,
+        constraint,
+        regulariser,
+        as_fixed(fixed_weights, (basis.n_columns, n_phases), "fixed_weights"),
+        as_fixed(fixed_abundances, (n_phases, counts.n_pixels), "fixed_abundances"),
+    )
+    _check_fixed(problem)
+    weights, abundances = start(problem, n_phases, jr.key(0) if key is None else key)
+    fits, left = [], max_steps
+    for _ in range(1 if follow is None else basis_rounds):
+        if follow is not None:
+            problem = _with_basis(problem, follow(weights))
+        fit = solve(
+            problem,
+            solver,
+            weights,
+            abundances,
+            max_steps=left,
+            rtol=rtol,
+            xtol=xtol,
+            progress=progress,
+        )
+        fits.append(fit)
+        left -= fit.steps
+        moved = float(jnp.abs(_shares(fit.weights) - _shares(weights)).max())
+        weights, abundances = fit.weights, fit.abundances
+        if not fit.converged or left <= 0 or moved < 1e-4:
+            break
+    out = _joined(fits)
+    if throw and not out.converged:
+        raise RuntimeError(RESULTS[out.result])
+    return out
+
+
+def as_fixed(values: Any, shape: tuple[int, int], name: str) -> Fixed | None:
+    """`Fixed` from an array with NaN where free; `None` where nothing is fixed."""
+    if values is None:
+        return None
+    array = np.asarray(values, float)
+    check(
+        array.shape == shape,
+        f"{name} has shape {array.shape}; it must be {shape}, with NaN where free.",
+    )
+    mask = ~np.isnan(array)
+    known = array[mask]
+    check(
+        bool(np.isfinite(known).all() and (known >= 0).all()),
+        f"{name} holds a negative or infinite value; give values >= 0 and NaN where free.",
+    )
+    if not mask.any():
+        return None
+    return Fixed(jnp.asarray(mask), jnp.asarray(np.where(mask, array, 0.0), float))
+
+
+def _first_basis(follow, counts, n_phases):
+    """The basis at the composition of the summed spectrum, found by three fixed-point rounds."""
+    n_columns = None
+    weights: Weights | None = None
+    for _ in range(3):
+        basis = follow(weights)
+        n_columns = basis.n_columns
+        one = spectrum_basis_weights(basis, counts.sum_spectrum())
+        weights = jnp.broadcast_to(one, (n_columns, n_phases))
+    return follow(weights)
+
+
+def _with_basis(problem, basis):
+    return Problem(
+        problem.counts,
+        basis,
+        problem.constraint,
+        problem.regulariser,
+        problem.fixed_weights,
+        problem.fixed_abundances,
+    )
+
+
+def _shares(weights):
+    return weights / jnp.maximum(weights.sum(0, keepdims=True), jnp.finfo(weights.dtype).tiny)
+
+
+def _joined(fits):
+    last = fits[-1]
+    if len(fits) == 1:
+        return last
+    offsets = np.cumsum([0] + [f.steps for f in fits[:-1]])
+    return Factorisation(
+        last.weights,
+        last.abundances,
+        last.basis,
+        last.result,
+        np.concatenate([f.nll_steps + o for f, o in zip(fits, offsets, strict=True)]),
+        np.concatenate([f.nll_trace for f in fits]),
+        int(sum(f.steps for f in fits)),
+        sum(f.seconds for f in fits),
+    )
+
+
+def _check(counts, basis, n_phases, constraint, regulariser):
+    check(
+        basis.n_channels == counts.n_channels,
+        f"G has {basis.n_channels} channels but the counts have {counts.n_channels}; "
+        "build G for the energy axis of the image.",
+    )
+    check(n_phases >= 1, f"The number of phases is {n_phases}; give at least 1.")
+    most = min(basis.n_columns, counts.n_pixels)
+    check(
+        n_phases <= most,
+        f"{n_phases} phases are more than the data can carry: with {basis.n_columns} columns of G "
+        f"and {counts.n_pixels} pixels at most {most} can be told apart.",
+    )
+    check(
+        not basis.depends_on_phase or basis.matrix.shape[0] == n_phases,
+        f"G is given for {basis.matrix.shape[0]} phases but {n_phases} are asked for.",
+    )
+    check(
+        not isinstance(constraint, SumToOneWeights) or bool(basis.composition_rows.any()),
+        "SumToOneWeights needs at least one column of G in the composition.",
+    )
+    check(
+        isinstance(regulariser, NoRegulariser) or not isinstance(constraint, Unconstrained),
+        "A regulariser on H without a constraint only shrinks H while W grows; add "
+        "SumToOneAbundances() or SumToOneWeights().",
+    )
+    check(
+        int(counts.sum_spectrum().sum()) > 0,
+        "The image holds no counts at all; check the file, the region and the energy range.",
+    )
+
+
+def _check_fixed(problem):
+    for fixed, active, rows, name in (
+        (
+            problem.fixed_weights,
+            isinstance(problem.constraint, SumToOneWeights),
+            problem.basis.composition_rows,
+            "fixed_weights",
+        ),
+        (
+            problem.fixed_abundances,
+            isinstance(problem.constraint, SumToOneAbundances),
+            None,
+            "fixed_abundances",
+        ),
+    ):
+        if fixed is None or not active:
+            continue
+        mask, values = np.asarray(fixed.mask), np.asarray(fixed.values, float)
+        if rows is not None:
+            mask, values = mask[rows], values[rows]
+        sums, full = values.sum(0), mask.all(0)
+        check(
+            bool((sums <= 1 + 1e-6).all()),
+            f"{name} contradicts the sum-to-one constraint: column {int(np.argmax(sums))} adds up "
+            f"to {sums.max():.6g}, more than 1.",
+        )
+        bad = full & (np.abs(sums - 1) > 1e-6)
+        check(
+            not bad.any(),
+            f"{name} contradicts the sum-to-one constraint: every entry of column "
+            f"{int(np.argmax(bad))} is fixed and they do not add up to 1.",
+        )
