@@ -1,5 +1,13 @@
 """Differentiable formulas: what a spectrum looks like on the detector."""
 
+from ._absorption import absorption_depth as absorption_depth
+from ._absorption import absorption_factor as absorption_factor
 from ._acquisition import Acquisition as Acquisition
 from ._acquisition import EnergyAxis as EnergyAxis
 from ._acquisition import take_off_angle as take_off_angle
+from ._bremsstrahlung import AbstractBremsstrahlung as AbstractBremsstrahlung
+from ._bremsstrahlung import LifshinBremsstrahlung as LifshinBremsstrahlung
+from ._frozen import Frozen as Frozen
+from ._profiles import line_profiles as line_profiles
+from ._profiles import line_spectra as line_spectra
+from ._resolution import Resolution as Resolution
