@@ -1,0 +1,155 @@
+"""How a vacancy decays: fluorescence yields and radiative branching, read from xraylib."""
+
+import functools
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+import xraylib
+
+from .._checks import check
+from ._elements import Element, parse_element
+from ._ionization import SUBSHELLS
+
+# Every radiative transition of xraylib that fills a K, L or M vacancy, named once: pairs such as
+# "L3O45" and shells such as "KO" hold the rate that xraylib does not share out to their members.
+_TRANSITION = re.compile(r"(K|L[123]|M[1-5])([LMNOPQ])([1-7]{0,2})_LINE")
+
+
+class _Transition(NamedTuple):
+    inner: str
+    outer: str
+    code: int
+
+
+def _xraylib_transitions() -> tuple[_Transition, ...]:
+    found = []
+    for name in dir(xraylib):
+        if match := _TRANSITION.fullmatch(name):
+            inner, shell, numbers = match.groups()
+            if not numbers and shell not in "OP":
+                continue  # no transition but an alias of a whole group of lines, such as Lα or Lβ
+            outer = shell + ",".join(numbers)
+            found.append(_Transition(inner, outer, getattr(xraylib, name)))
+    return tuple(found)
+
+
+_TRANSITIONS = _xraylib_transitions()
+_SHELL_CODE = {name: getattr(xraylib, f"{name}_SHELL") for name in SUBSHELLS}
+
+# Elements whose 3d-4f branching xraylib lacks, and the element it is taken from.
+_NO_4F_RATES = range(57, 64)
+_GADOLINIUM = 64
+# Electrons in the 4f subshell of the neutral atoms La to Tb.
+_OCCUPANCY_4F = {57: 0, 58: 1, 59: 3, 60: 4, 61: 5, 62: 6, 63: 7, 64: 7, 65: 9}
+_FIRST_M5_YIELD = 60
+
+
+def tabulated(function: Callable[[int, int], float], atomic_number: int, code: int) -> float:
+    """xraylib's number, or 0 where it has none."""
+    try:
+        return float(function(atomic_number, code))
+    except ValueError:
+        return 0.0
+
+
+class RadiativeTransition(NamedTuple):
+    """One way to fill the vacancy `inner` with an electron of `outer`.
+
+    `name` is in IUPAC notation, `energy` in keV, `rate` the share of the radiative decays of
+    `inner`: the rates of one subshell sum to one.
+    """
+
+    name: str
+    inner: str
+    outer: str
+    energy: float
+    rate: float
+
+
+@functools.lru_cache(maxsize=256)
+def _fluorescence_yield(atomic_number: int, subshell: str) -> float:
+    if subshell == "M5" and atomic_number < _FIRST_M5_YIELD:
+        subshell = "M4"
+    return tabulated(xraylib.FluorYield, atomic_number, _SHELL_CODE[subshell])
+
+
+def fluorescence_yield(element: Element | str | int, subshell: str) -> float:
+    """Share of the vacancies of a subshell that decay by an X-ray (xraylib); 0 where unknown.
+
+    Below Z = 60 xraylib lists the joint M4,5 yield under M4 and none under M5 (or a number
+    interpolated from zero): there M4's is used for both. Raises `InputError` for an unknown
+    subshell.
+    """
+    check(
+        subshell in SUBSHELLS,
+        f"'{subshell}' is not a subshell; use one of {', '.join(SUBSHELLS)}.",
+    )
+    return _fluorescence_yield(parse_element(element).atomic_number, subshell)
+
+
+def _rates(atomic_number: int) -> dict[_Transition, float]:
+    rates = {
+        transition: rate
+        for transition in _TRANSITIONS
+        if (rate := tabulated(xraylib.RadRate, atomic_number, transition.code)) > 0
+    }
+    return rates
+
+
+def _with_4f_rates(rates: dict[_Transition, float], atomic_number: int) -> dict[_Transition, float]:
+    """Adds the M4,5-N6,7 rates that xraylib lacks from La to Eu, and rescales the others.
+
+    Their ratio to the other lines of the same subshell is that of Gd, times the number of 4f
+    electrons relative to Gd's, both in the equivalent-core picture: with a 3d vacancy the outer
+    electrons are those of the next element.
+    """
+    occupancy = _OCCUPANCY_4F[atomic_number + 1] / _OCCUPANCY_4F[_GADOLINIUM + 1]
+    gadolinium = {t: rate for t, rate in _rates(_GADOLINIUM).items() if t.inner in ("M4", "M5")}
+    result = dict(rates)
+    for inner in ("M4", "M5"):
+        lines = {t: rate for t, rate in gadolinium.items() if t.inner == inner}
+        to_4f = {t: rate for t, rate in lines.items() if t.outer in ("N6", "N7")}
+        others = sum(lines.values()) - sum(to_4f.values())
+        added = {t: occupancy * rate / others for t, rate in to_4f.items()}
+        total = 1 + sum(added.values())
+        result |= {t: rate / total for t, rate in rates.items() if t.inner == inner}
+        result |= {t: rate / total for t, rate in added.items()}
+    return result
+
+
+def _energy(atomic_number: int, transition: _Transition) -> float:
+    """Line energy in keV; 0 where it is unknown.
+
+    xraylib gives no energy where it lists no edge for the outer level. These are valence levels,
+    bound by less than about 10 eV, so that the inner edge is the energy. Not so for the inner
+    shells of light atoms, nor for P levels of the actinides, whose rates are misplaced there.
+    """
+    if energy := tabulated(xraylib.LineEnergy, atomic_number, transition.code):
+        return energy
+    is_valence = transition.outer[0] not in "LMQ" and transition.outer not in ("P4", "P5")
+    if not is_valence:
+        return 0.0
+    return tabulated(xraylib.EdgeEnergy, atomic_number, _SHELL_CODE[transition.inner])
+
+
+@functools.lru_cache(maxsize=128)
+def _radiative_transitions(atomic_number: int) -> tuple[RadiativeTransition, ...]:
+    rates = _rates(atomic_number)
+    if atomic_number in _NO_4F_RATES:
+        rates = _with_4f_rates(rates, atomic_number)
+    return tuple(
+        RadiativeTransition(f"{t.inner}-{t.outer}", t.inner, t.outer, energy, rate)
+        for t, rate in rates.items()
+        if (energy := _energy(atomic_number, t)) > 0
+    )
+
+
+def radiative_transitions(element: Element | str | int) -> tuple[RadiativeTransition, ...]:
+    """All transitions that fill K, L or M vacancies of an element, with energies and rates.
+
+    Source: xraylib, with two repairs. From La to Eu it has no 3d-4f rates (Mα, Mβ), though these
+    are the strongest M lines: they are taken from Gd in proportion to the 4f electrons. Where it
+    gives no energy because the outer level is a valence level, the inner edge is used.
+    """
+    return _radiative_transitions(parse_element(element).atomic_number)
