@@ -64,13 +64,14 @@ def load(
         f"The bin factor is {bin}; give a whole number of at least 1.",
     )
     stream, options, notes = _velox.streams(path, signal)
-    signals, reader, said = read(path, lazy, options)
-    notes += [f"the reader warned: {w}" for w in said]
+    held, reader, said = read(path, lazy, options)
+    said = [f"the reader warned: {w}" for w in dict.fromkeys(said)]
+    notes += said
     try:
-        signals = [s | {"metadata": apply_mapping(s)} for s in signals]
+        signals = [s | {"metadata": apply_mapping(s)} for s in held]
         if stream is not None:
             signals = _velox.one_stream(signals, stream, path.name)
-        chosen, how = choose(signals, None if stream is not None else signal, path.name)
+        chosen, how = choose(signals, None if stream is not None else signal, path.name, said)
         eds = interpret(chosen, path.name)
         return _build(
             eds,
@@ -94,7 +95,7 @@ def load(
             notes=[*notes, *how, *eds.notes],
         )
     finally:
-        close(signals)
+        close(held)
 
 
 def _build(

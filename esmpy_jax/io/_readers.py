@@ -1,9 +1,12 @@
 """Which reader opens a file, and one sentence whatever goes wrong inside it."""
 
+import contextlib
 import importlib
+import logging
 import pathlib
 import warnings
 import zipfile
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -52,9 +55,9 @@ def read(
     failures = []
     for plugin in find_readers(path):
         try:
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always", UserWarning)
+            with _listening() as said:
                 signals = _read_with(plugin, path, lazy, options or {})
+                _check_complete(signals)
         except InputError:
             raise
         except ImportError as error:
@@ -64,7 +67,6 @@ def read(
         except Exception as error:  # readers raise whatever the bytes provoke
             failures.append(f"the {plugin['name']} reader says: {sentence(error)}")
         else:
-            said = [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
             return signals, plugin["name"], said
     raise InputError(unreadable(path, "; ".join(failures)))
 
@@ -72,16 +74,49 @@ def read(
 def _read_with(plugin, path, lazy, options) -> list[dict[str, Any]]:
     module = importlib.import_module(plugin["api"])
     options = _options(plugin["name"], path) | options
-    if lazy is False:
-        return module.file_reader(str(path), lazy=False, **options)
+    if lazy is not False:
+        try:
+            return module.file_reader(str(path), lazy=True, **options)
+        except NotImplementedError:
+            check(
+                lazy is None,
+                f"The {plugin['name']} reader cannot read {path.name} lazily; leave `lazy` out.",
+            )
+        except Exception:  # some readers fail on valid files, but only lazily
+            if lazy:
+                raise
+    return module.file_reader(str(path), lazy=False, **options)
+
+
+@contextlib.contextmanager
+def _listening() -> Iterator[list[str]]:
+    """Collects what a reader warns of and logs, which it would otherwise write to the screen."""
+    said: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record):
+            said.append(" ".join(record.getMessage().split()))
+
+    logger = logging.getLogger("rsciio")
+    before = logger.handlers, logger.propagate
+    logger.handlers, logger.propagate = [Listener(logging.WARNING)], False
     try:
-        return module.file_reader(str(path), lazy=True, **options)
-    except NotImplementedError:
-        check(
-            lazy is None,
-            f"The {plugin['name']} reader cannot read {path.name} lazily; leave `lazy` out.",
-        )
-        return module.file_reader(str(path), lazy=False, **options)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield said
+    finally:
+        logger.handlers, logger.propagate = before
+        said += [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
+
+
+def _check_complete(signals: list[dict[str, Any]]) -> None:
+    """Text spectra say how many points they hold, which their reader does not check."""
+    for signal in signals:
+        original = signal.get("original_metadata") or {}
+        if "NPOINTS" in original and original.get("FORMAT", "").startswith("EMSA"):
+            listed, held = int(float(original["NPOINTS"])), len(signal["data"])
+            if listed != held:
+                raise ValueError(f"it announces {listed} points but holds {held}")
 
 
 def _options(reader: str, path: pathlib.Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import importlib
 import os
 import pathlib
+import warnings
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,10 @@ def save_image(
     writer = importlib.import_module(_WRITERS[extension])
     options = {} if extension == ".rpl" else {"show_progressbar": False}
     try:
-        writer.file_writer(str(path), signal, **options)
+        with warnings.catch_warnings():  # about the writer's own dependencies
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            writer.file_writer(str(path), signal, **options)
         if extension == ".rpl":
             beside(path).unlink(missing_ok=True)
             if image.truth is not None:

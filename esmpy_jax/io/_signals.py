@@ -52,7 +52,10 @@ def text(value: Any) -> str:
 
 
 def choose(
-    signals: Sequence[Mapping[str, Any]], signal: int | str | None, name: str
+    signals: Sequence[Mapping[str, Any]],
+    signal: int | str | None,
+    name: str,
+    said: Sequence[str] = (),
 ) -> tuple[Mapping[str, Any], tuple[str, ...]]:
     """The EDS signal of a file, and notes on how it was chosen.
 
@@ -71,7 +74,7 @@ def choose(
         held = ", ".join(_describe(s) for s in full[:8]) or "nothing"
         raise InputError(
             f"{name} holds no EDS signal, that is none with an energy axis in eV or keV; "
-            f"it holds {held}."
+            f"it holds {held}" + "".join(f"; {note.split('. ')[0]}" for note in said[:1]) + "."
         )
     listing = "; ".join(f"{i}: {_describe(s)}" for i, s in enumerate(found))
     if signal is not None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._checks import check
-from ..atomic._elements import Element
+from ..atomic import Element
 from ._signals import lookup, text
 
 #: What exspy writes where a file says nothing; never a property of a Velox microscope.

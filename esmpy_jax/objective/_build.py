@@ -39,7 +39,7 @@ def counts_from_coo(
     )
     check(
         len(pixel) == 0
-        or (
+        or bool(
             pixel.min() >= 0
             and pixel.max() < n_pixels
             and channel.min() >= 0

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from equinox import AbstractVar
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Integer
 
 from .._checks import check
 from .._types import Abundances, Endmembers
@@ -81,7 +81,7 @@ class AbstractCounts(eqx.Module):
     def is_sparse(self) -> bool:
         return isinstance(self, SparseCounts)
 
-    def to_dense(self) -> Int[np.ndarray, "pixel channel"]:
+    def to_dense(self) -> Integer[np.ndarray, "pixel channel"]:
         """All counts as a NumPy array; for figures and tests, not for large images."""
         pixel, channel, value = self.to_coo()
         out = np.zeros((self.n_pixels, self.n_channels), value.dtype)
@@ -96,9 +96,9 @@ class Blocks(eqx.Module):
     elsewhere. Padding has value 0, which adds nothing to any pass.
     """
 
-    partner: Int[Array, "slot block"]  # index on the other axis
-    value: Int[Array, "slot block"]
-    owner: Int[Array, " block"]
+    partner: Integer[Array, "slot block"]  # index on the other axis
+    value: Integer[Array, "slot block"]
+    owner: Integer[Array, " block"]
     n_owners: int = eqx.field(static=True)
 
     @classmethod
@@ -239,7 +239,7 @@ class SparseCounts(AbstractCounts):
 class DenseCounts(AbstractCounts):
     """All counts, in tiles of pixels; `values` has shape (tile, pixel in tile, channel)."""
 
-    values: Int[Array, "tile row channel"]
+    values: Integer[Array, "tile row channel"]
     scan_shape: tuple[int, ...] = eqx.field(static=True)
     exposure: Float[Array, " pixel"] | None = None
 
