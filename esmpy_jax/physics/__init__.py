@@ -7,7 +7,14 @@ from ._acquisition import EnergyAxis as EnergyAxis
 from ._acquisition import take_off_angle as take_off_angle
 from ._bremsstrahlung import AbstractBremsstrahlung as AbstractBremsstrahlung
 from ._bremsstrahlung import LifshinBremsstrahlung as LifshinBremsstrahlung
+from ._detector import Detector as Detector
+from ._efficiency import AbstractEfficiency as AbstractEfficiency
+from ._efficiency import LayeredEfficiency as LayeredEfficiency
+from ._efficiency import MeasuredEfficiency as MeasuredEfficiency
+from ._efficiency import detector_window as detector_window
 from ._frozen import Frozen as Frozen
+from ._layers import Layer as Layer
 from ._profiles import line_profiles as line_profiles
 from ._profiles import line_spectra as line_spectra
 from ._resolution import Resolution as Resolution
+from ._scalars import Number as Number

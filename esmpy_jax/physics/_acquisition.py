@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import equinox as eqx
 import jax.core
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import check
@@ -98,7 +99,7 @@ def take_off_angle(
     return jnp.rad2deg(jnp.where(inside, angle, jnp.sign(cosine) * (jnp.pi / 2)))
 
 
-def _known(value: Number | None) -> float | None:
+def _known(value: Number | np.number | None) -> float | None:
     return None if value is None else float(value)
 
 

@@ -3,7 +3,7 @@
 import hashlib
 from typing import Generic, TypeVar
 
-import jax
+import jax.core
 import numpy as np
 
 T = TypeVar("T")

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from .._types import Scalar
 
-Number = float | int | np.number
+Number = float | int
 ScalarLike = Float[Array, ""] | float | int | np.number
 
 

@@ -1,0 +1,288 @@
+"""`EDSModel`: from physical parameters to the basis G."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from .._basis import Basis, Column, ColumnKind
+from .._checks import InputError
+from .._types import Scalar, Weights
+from ..atomic import Composition, Element, EmissionLines
+from ..physics import (
+    AbstractBremsstrahlung,
+    Acquisition,
+    Detector,
+    EnergyAxis,
+    Frozen,
+    Number,
+    absorption_depth,
+    absorption_factor,
+    line_profiles,
+)
+from ._build import Elements, ModelTables, model_fields
+from ._parameters import Parameter
+
+_BARN = 1e-24  # cm²
+_CM_PER_NM = 1e-7
+_EV_PER_KEV = 1000.0
+
+
+@runtime_checkable
+class ImageLike(Protocol):
+    """What a model needs of an image: how it was acquired, not its counts."""
+
+    @property
+    def energy_axis(self) -> EnergyAxis: ...
+
+    @property
+    def acquisition(self) -> Acquisition: ...
+
+
+class EDSModel(eqx.Module):
+    """What each column of G looks like on the detector, from physical parameters.
+
+    Build one with `from_image` or `from_axis`. The array leaves are the physical parameters:
+    `energy_axis.offset` and `.gain`, `mass_thickness`, `take_off_angle`,
+    `detector.resolution.noise_fwhm` and `.fano`, and those of `detector.efficiency`; change them
+    with `equinox.tree_at`, and differentiate `basis` in them.
+
+    The unit of an element's column is the sum over its lines of
+
+    σ [barn] · A(E) · ε(E) · (share of the line in the channel),
+
+    with the cross section σ for producing the photon, the absorption factor A and the detector's
+    efficiency ε at the photon's energy E. A bremsstrahlung column is
+    b(E) [1/keV] · A(E) · ε(E) · (channel width in eV). Lines from outside the sample (stray) are
+    not absorbed by it: A = 1. The user's own columns enter as they are.
+
+    - `mass_thickness`: in g/cm²; `None` without self-absorption.
+    - `take_off_angle`: in degrees; `None` where it is not known.
+    - `beam_energy`: in keV.
+    - `elements`: of the sample, in the order of their rows of W that are atomic fractions.
+    - `columns`: of G, in the order elements, stray, bremsstrahlung, custom.
+    - `density`: in g/cm³, by which a thickness was turned into `mass_thickness`.
+    """
+
+    energy_axis: EnergyAxis
+    detector: Detector
+    bremsstrahlung: AbstractBremsstrahlung
+    mass_thickness: Scalar | None
+    take_off_angle: Scalar | None
+    beam_energy: float = eqx.field(static=True)
+    elements: tuple[Element, ...] = eqx.field(static=True)
+    columns: tuple[Column, ...] = eqx.field(static=True)
+    density: float | None = eqx.field(static=True)
+    tables: Frozen[ModelTables] = eqx.field(static=True)
+    sources: tuple[tuple[str, str], ...] = eqx.field(static=True)
+
+    @classmethod
+    def from_image(
+        cls,
+        image: ImageLike,
+        elements: Elements,
+        *,
+        stray: Elements = (),
+        split: Mapping[str, Number] | None = None,
+        columns: Mapping[str, ArrayLike] | None = None,
+        detector: Detector | None = None,
+        bremsstrahlung: AbstractBremsstrahlung | None = None,
+        beam_energy: Number | None = None,
+        take_off_angle: Number | None = None,
+        thickness: Number | None = None,
+        density: Number | None = None,
+        reference_composition: Composition | None = None,
+        min_cross_section: Number = 1e-27,
+        cascades: bool = True,
+    ) -> "EDSModel":
+        """The model for an image; what is given here goes before what the file says.
+
+        - `elements`: of the sample; one column each, with all its lines in the energy range.
+        - `stray`: elements whose X-rays come from elsewhere (grid, column, ion milling); one free
+          column for each line family.
+        - `split`: for an element an energy in keV below which its lines get a free column of
+          their own, because their cross sections are not trusted.
+        - `columns`: further columns by label, (channel,) each.
+        - `detector`: efficiency and resolution. By default a windowless crystal and the resolution
+          of the file, or else 130 eV at Mn Kα.
+        - `bremsstrahlung`: the shapes of the continuum.
+        - `beam_energy`: in keV. `take_off_angle`: in degrees.
+        - `thickness` in nm and `density` in g/cm³: switch self-absorption on.
+        - `reference_composition`: for self-absorption where `basis` is given no weights; by
+          default equal atomic fractions.
+        - `min_cross_section`: in cm²; weaker lines are left out. `cascades`: whether vacancies
+          handed down from inner shells count.
+
+        Raises `InputError` for what is missing or contradictory.
+        """
+        fields = model_fields(
+            image.energy_axis,
+            image.acquisition,
+            "read from the file",
+            elements,
+            stray=stray,
+            split=split,
+            columns=columns,
+            detector=detector,
+            bremsstrahlung=bremsstrahlung,
+            beam_energy=beam_energy,
+            take_off_angle=take_off_angle,
+            thickness=thickness,
+            density=density,
+            reference_composition=reference_composition,
+            min_cross_section=min_cross_section,
+            cascades=cascades,
+        )
+        return cls(**fields)
+
+    @classmethod
+    def from_axis(
+        cls,
+        energy_axis: EnergyAxis,
+        elements: Elements,
+        *,
+        beam_energy: Number,
+        **options: Any,
+    ) -> "EDSModel":
+        """The model on an energy axis, without an image; `options` are those of `from_image`."""
+        fields = model_fields(
+            energy_axis, Acquisition(), "given", elements, beam_energy=beam_energy, **options
+        )
+        return cls(**fields)
+
+    @property
+    def lines(self) -> EmissionLines:
+        """Every line that contributes to a column, also from just outside the energy axis."""
+        return self.tables.value.lines
+
+    @property
+    def line_column(self) -> Int[np.ndarray, " line"]:
+        """The column of each of `lines`."""
+        return self.tables.value.line_column
+
+    @property
+    def atomic_weights(self) -> Float[np.ndarray, " element"]:
+        """Of `elements`, in g/mol."""
+        return self.tables.value.atomic_weights
+
+    @property
+    def depends_on_phase(self) -> bool:
+        """Whether G depends on each phase's composition: with self-absorption it does."""
+        return self.mass_thickness is not None
+
+    def lines_in_range(self) -> EmissionLines:
+        """The lines whose energy lies on the energy axis, for labels."""
+        edges = np.asarray(self.energy_axis.edges)
+        energy = self.lines.energy
+        return self.lines.select((energy >= edges[0]) & (energy <= edges[-1]))
+
+    def mass_fractions(self, weights: Weights) -> Float[Array, "element phase"]:
+        """Mass fractions wᵢ = xᵢ Mᵢ / Σ xⱼ Mⱼ of each phase, from its rows of W.
+
+        A phase without any element takes the reference composition.
+        """
+        rows = [i for i, column in enumerate(self.columns) if column.in_composition]
+        atoms = jnp.take(weights, jnp.array(rows, int), axis=0)
+        reference = jnp.asarray(self.tables.value.reference_composition, float)[:, None]
+        atoms = jnp.where(atoms.sum(0, keepdims=True) > 0, atoms, reference)
+        mass = atoms * jnp.asarray(self.atomic_weights, float)[:, None]
+        return mass / mass.sum(0, keepdims=True)
+
+    def basis(self, weights: Weights | None = None) -> Basis:
+        """G at the model's parameters.
+
+        Without self-absorption its matrix is (channel, column). With it, `weights` (column, phase)
+        give each phase's mass fractions and the matrix is (phase, channel, column); without
+        `weights` it is that of the reference composition, (channel, column).
+        """
+        tables, axis = self.tables.value, self.energy_axis
+        energy = jnp.asarray(tables.lines.energy, float)
+        profiles = line_profiles(axis, energy, self.detector.resolution.fwhm(energy))
+        cross_section = jnp.asarray(tables.lines.cross_section / _BARN, float)
+        amplitude = cross_section * self.detector.efficiency(energy)
+        centres = axis.centres
+        detected = self.detector.efficiency(centres) * (_EV_PER_KEV * axis.gain)
+        continuum = self.bremsstrahlung(centres, self.beam_energy) * detected[:, None]
+
+        if self.mass_thickness is None:
+            return Basis(self._assemble(profiles, amplitude, continuum), self.columns)
+        if weights is None:
+            reference = tables.reference_composition * tables.atomic_weights
+            fractions = jnp.asarray(reference / reference.sum(), float)
+            matrix = self._absorbed(profiles, amplitude, continuum, fractions)
+        else:
+            matrix = jax.vmap(self._absorbed, in_axes=(None, None, None, 1))(
+                profiles, amplitude, continuum, self.mass_fractions(weights)
+            )
+        return Basis(matrix, self.columns)
+
+    def _absorbed(
+        self,
+        profiles: Float[Array, "channel line"],
+        amplitude: Float[Array, " line"],
+        continuum: Float[Array, "channel shape"],
+        mass_fractions: Float[Array, " element"],
+    ) -> Float[Array, "channel column"]:
+        """G behind a sample of one composition: the same profiles with lower amplitudes."""
+        tables, mass_thickness, angle = self.tables.value, self.mass_thickness, self.take_off_angle
+        if mass_thickness is None or angle is None or tables.attenuation is None:
+            raise InputError(
+                "The model was built without self-absorption; build it again with thickness, "
+                "density and a known take-off angle."
+            )
+
+        def leaving(attenuation: Float[Array, "element x"]) -> Float[Array, " x"]:
+            depth = absorption_depth(attenuation, mass_fractions, mass_thickness, angle)
+            return absorption_factor(depth)
+
+        from_sample = np.array([column.kind is ColumnKind.ELEMENT for column in self.columns])
+        of_lines = jnp.where(
+            jnp.asarray(from_sample[tables.line_column]),
+            leaving(jnp.asarray(tables.line_attenuation, float)),
+            1.0,
+        )
+        of_continuum = leaving(tables.attenuation(self.energy_axis.centres))
+        return self._assemble(profiles, amplitude * of_lines, continuum * of_continuum[:, None])
+
+    def _assemble(
+        self,
+        profiles: Float[Array, "channel line"],
+        amplitude: Float[Array, " line"],
+        continuum: Float[Array, "channel shape"],
+    ) -> Float[Array, "channel column"]:
+        """Lines summed into their columns, beside the continuum and the custom columns."""
+        tables = self.tables.value
+        n_columns = len(self.columns) - continuum.shape[1] - tables.custom.shape[1]
+        member = jnp.asarray(tables.line_column[:, None] == np.arange(n_columns), float)
+        peaks = jnp.matmul(profiles, amplitude[:, None] * member, precision="highest")
+        return jnp.concatenate([peaks, continuum, jnp.asarray(tables.custom, float)], axis=1)
+
+    def parameters(self) -> dict[str, Parameter]:
+        """Every physical parameter by name, with its value now, its unit and its source.
+
+        The source tells where the value was found when the model was built.
+        """
+        resolution, efficiency = self.detector.resolution, self.detector.efficiency
+        mass_thickness = None if self.mass_thickness is None else float(self.mass_thickness)
+        values: dict[str, tuple[float | str | None, str]] = {
+            "beam_energy": (self.beam_energy, "keV"),
+            "energy_offset": (float(self.energy_axis.offset), "keV"),
+            "energy_gain": (float(self.energy_axis.gain), "keV/channel"),
+            "noise_fwhm": (_EV_PER_KEV * float(resolution.noise_fwhm), "eV"),
+            "fano": (float(resolution.fano), ""),
+            "efficiency": (efficiency.description, ""),
+            "take_off_angle": (
+                None if self.take_off_angle is None else float(self.take_off_angle),
+                "°",
+            ),
+            "mass_thickness": (mass_thickness or 0.0, "g/cm²"),
+        }
+        if mass_thickness is not None and self.density is not None:
+            values["thickness"] = (mass_thickness / self.density / _CM_PER_NM, "nm")
+            values["density"] = (self.density, "g/cm³")
+        sources = dict(self.sources)
+        return {name: Parameter(*value, sources[name]) for name, value in values.items()}
