@@ -147,7 +147,7 @@ def _sparse(storage: str, density: float) -> bool:
         storage in ("auto", "dense", "sparse"),
         f"Unknown storage '{storage}'; choose 'auto', 'dense' or 'sparse'.",
     )
-    return storage == "sparse" or (storage == "auto" and density <= DENSE_ABOVE)
+    return storage == "sparse" or (storage == "auto" and bool(density <= DENSE_ABOVE))
 
 
 def _check_shape(scan_shape, n_pixels):

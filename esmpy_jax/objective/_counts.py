@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from equinox import AbstractVar
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Float, Integer, Num
 
 from .._checks import check
 from .._types import Abundances, Endmembers
@@ -156,7 +156,7 @@ class Blocks(eqx.Module):
         sums, _ = jax.lax.scan(body, zeros, (self.partner, self.value))
         return self.per_owner(sums)
 
-    def per_owner(self, rows) -> Float[Array, "term owner"]:
+    def per_owner(self, rows) -> Num[Array, "term owner"]:
         """Add up the blocks of each owner."""
         return jnp.stack(
             [
