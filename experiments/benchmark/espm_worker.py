@@ -1,0 +1,94 @@
+"""Runs espm in its own environment for `run.py`: one JSON command a line in, one answer out.
+
+    {"scene": "FILE.npz", "scan_shape": [128, 128], "dtype": "float64", "iterations": 4}
+    -> {"iteration": [4 × seconds], "updates": [4 × seconds], "steps": 6, "nll": ...}
+
+`iteration` is the time from the beginning of one pass of espm's own loop to that of the next;
+`updates` is the part of it spent in the updates of H and W, without the loss, the copies and the
+relative changes that espm computes in every pass. One pass before is a warm-up and one after ends
+the last interval, so `nll`, sum(GWH) - sum(X log GWH), is that after two more steps.
+"""
+
+import contextlib
+import io
+import json
+import sys
+import time
+
+import numpy as np
+
+
+def main():
+    answers = sys.stdout
+    with contextlib.redirect_stdout(io.StringIO()):
+        from espm.estimators import SmoothNMF
+
+    class Watched(SmoothNMF):
+        """espm's estimator, unchanged, with a look at the clock."""
+
+        def _iteration(self, W, H):
+            if self.n_iter_ == 0:
+                self.began, self.took = [], []
+            self.began.append(time.perf_counter())
+            W, H = super()._iteration(W, H)
+            self.took.append(time.perf_counter() - self.began[-1])
+            return W, H
+
+    def answer(message):
+        answers.write(json.dumps(message) + "\n")
+        answers.flush()
+
+    answer({"ready": versions()})
+    loaded = {}
+    for line in sys.stdin:
+        command = json.loads(line)
+        key = (command["scene"], command["dtype"])
+        if key not in loaded:
+            loaded.clear()  # one image at a time: they are dense here
+            loaded[key] = load(*key)
+        X, G, W, H = loaded[key]
+        n = command["iterations"]
+        estimator = Watched(
+            n_components=W.shape[1],
+            G=G,
+            max_iter=n + 2,
+            shape_2d=command["scan_shape"],
+            tol=0.0,
+            no_stop_criterion=True,
+            simplex_W=False,
+            simplex_H=False,
+            verbose=0,
+        )
+        with contextlib.redirect_stdout(io.StringIO()):
+            estimator.fit_transform(X, W=W.copy(), H=H.copy())
+        Y = (estimator.G_ @ estimator.W_) @ estimator.H_
+        filled = X > 0
+        nll = Y.sum(dtype=np.float64) - (X[filled] * np.log(Y[filled])).sum(dtype=np.float64)
+        answer(
+            {
+                "iteration": np.diff(estimator.began).tolist()[1:],
+                "updates": estimator.took[1:-1],
+                "steps": n + 2,
+                "nll": float(nll),
+                "dtype": str(estimator.H_.dtype),
+            }
+        )
+        del estimator, Y, filled
+
+
+def load(path, dtype):
+    with np.load(path) as stored:
+        pixels, channels = (int(n) for n in stored["shape"])
+        X = np.zeros((channels, pixels), dtype)
+        X[stored["channel"], stored["pixel"]] = stored["value"]
+        return X, *(stored[name].astype(dtype) for name in ("G", "W0", "H0"))
+
+
+def versions():
+    import importlib.metadata
+
+    return {name: importlib.metadata.version(name) for name in ("espm", "numpy", "scikit-learn")}
+
+
+if __name__ == "__main__":
+    main()
