@@ -8,7 +8,7 @@ import xraylib
 from jaxtyping import Float
 
 from .._checks import check
-from ._elements import Element, parse_element
+from ._elements import ElementLike, parse_element
 from ._ionization import SUBSHELLS
 from ._radiative import fluorescence_yield, radiative_transitions, tabulated
 
@@ -36,6 +36,15 @@ _COSTER_KRONIG = tuple(
 )
 
 
+@functools.lru_cache(maxsize=256)
+def _auger_yield(atomic_number: int, subshell: str) -> float:
+    """xraylib's, lowered by what `fluorescence_yield` adds to xraylib's radiative yield."""
+    code = _SHELL_CODE[subshell]
+    radiative = tabulated(xraylib.FluorYield, atomic_number, code)
+    added = fluorescence_yield(atomic_number, subshell) - radiative
+    return tabulated(xraylib.AugerYield, atomic_number, code) - added
+
+
 @functools.lru_cache(maxsize=128)
 def _transfer(atomic_number: int) -> Float[np.ndarray, "9 9"]:
     """(from, to): mean number of vacancies left in `to` by the decay of one in `from`."""
@@ -50,14 +59,13 @@ def _transfer(atomic_number: int) -> Float[np.ndarray, "9 9"]:
     for inner, final, code in _AUGER_TRANSITIONS:
         rate = tabulated(xraylib.AugerRate, atomic_number, code)
         if rate > 0:
-            rate *= tabulated(xraylib.AugerYield, atomic_number, _SHELL_CODE[inner])
             for outer in final:
-                transfer[_INDEX[inner], _INDEX[outer]] += rate
+                transfer[_INDEX[inner], _INDEX[outer]] += rate * _auger_yield(atomic_number, inner)
     transfer.flags.writeable = False
     return transfer
 
 
-def vacancy_transfer(element: Element | str | int) -> Float[np.ndarray, "9 9"]:
+def vacancy_transfer(element: ElementLike) -> Float[np.ndarray, "9 9"]:
     """Mean number of vacancies that the decay of one leaves in each subshell: (from, to).
 
     Both axes are `SUBSHELLS`, and the matrix is strictly upper triangular. Row by row it is the
@@ -76,8 +84,8 @@ def vacancy_transfer(element: Element | str | int) -> Float[np.ndarray, "9 9"]:
 
 
 def vacancy_cascade(
-    element: Element | str | int, primary: Float[np.ndarray, "9 *shape"]
-) -> Float[np.ndarray, "9 *shape"]:
+    element: ElementLike, primary: Float[np.ndarray, "subshell *shape"]
+) -> Float[np.ndarray, "subshell *shape"]:
     """All vacancies v = p + Tᵀ v that follow from the primary ones p, in the same unit.
 
     The first axis is `SUBSHELLS`; T is `vacancy_transfer`. Raises `InputError` when the first

@@ -7,7 +7,7 @@ import math
 import numbers
 import re
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import xraylib
@@ -28,9 +28,9 @@ Tm Thulium Yb Ytterbium Lu Lutetium Hf Hafnium Ta Tantalum W Tungsten Re Rhenium
 Ir Iridium Pt Platinum Au Gold Hg Mercury Tl Thallium Pb Lead Bi Bismuth Po Polonium At Astatine
 Rn Radon Fr Francium Ra Radium Ac Actinium Th Thorium Pa Protactinium U Uranium Np Neptunium
 Pu Plutonium Am Americium Cm Curium Bk Berkelium Cf Californium Es Einsteinium
-""".split()
-_SYMBOLS = tuple(_TABLE[0::2])
-_NAMES = tuple(_TABLE[1::2])
+"""
+_SYMBOLS = tuple(_TABLE.split()[0::2])
+_NAMES = tuple(_TABLE.split()[1::2])
 _SPELLINGS = {"aluminum": 13, "sulphur": 16, "cesium": 55, "wolfram": 74}
 _BY_SYMBOL = {symbol.lower(): z for z, symbol in enumerate(_SYMBOLS, 1)}
 _BY_NAME = {name.lower(): z for z, name in enumerate(_NAMES, 1)} | _SPELLINGS
@@ -76,6 +76,9 @@ class Element:
         return self.symbol
 
 
+ElementLike = Element | str | int | np.integer
+
+
 def _nearest(text: str) -> str:
     """Symbols that look most like `text`, as "Fe, F or Er"."""
     names = difflib.get_close_matches(text.lower(), _BY_NAME, n=2, cutoff=0.7)
@@ -86,7 +89,7 @@ def _nearest(text: str) -> str:
     return f"{', '.join(nearest[:-1])} or {nearest[-1]}"
 
 
-def parse_element(value: str | int | np.integer | Element) -> Element:
+def parse_element(value: ElementLike) -> Element:
     """The element meant by a symbol or English name (any case), or an atomic number (26 or "26").
 
     Raises `InputError`, naming the nearest symbols, when there is none.
@@ -104,7 +107,7 @@ def parse_element(value: str | int | np.integer | Element) -> Element:
     return Element(number)
 
 
-def parse_elements(values: str | Iterable[str | int | np.integer | Element]) -> tuple[Element, ...]:
+def parse_elements(values: str | Iterable[ElementLike]) -> tuple[Element, ...]:
     """Elements from "O,Mg,Si" (commas, semicolons or spaces) or from a sequence, in their order.
 
     Raises `InputError` for an unknown or a repeated element.
@@ -143,7 +146,11 @@ def weight_to_atomic(
     return _rescaled(fractions, 1.0 / atomic_weights)
 
 
-def _normalised(amounts: Mapping[str | int | Element, float | int]):
+# Keys are `ElementLike`; spelled loosely because the keys of a Mapping are invariant.
+Amounts = Mapping[Any, float | int]
+
+
+def _normalised(amounts: Amounts):
     """Elements and their amounts scaled to sum one, checked."""
     elements = parse_elements(amounts)
     values = np.array([float(value) for value in amounts.values()])
@@ -185,13 +192,13 @@ class Composition:
         )
 
     @classmethod
-    def from_atomic(cls, amounts: Mapping[str | int | Element, float | int]) -> "Composition":
+    def from_atomic(cls, amounts: Amounts) -> "Composition":
         """From amounts of substance in any unit, e.g. {"O": 60, "Mg": 40} or {"O": 3, "Mg": 2}."""
         elements, fractions = _normalised(amounts)
         return cls(elements, tuple(fractions.tolist()))
 
     @classmethod
-    def from_weight(cls, amounts: Mapping[str | int | Element, float | int]) -> "Composition":
+    def from_weight(cls, amounts: Amounts) -> "Composition":
         """From masses in any unit, e.g. weight percent."""
         elements, fractions = _normalised(amounts)
         weights = np.array([element.atomic_weight for element in elements])

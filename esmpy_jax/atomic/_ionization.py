@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import ArrayLike, Float
 
 from .._checks import InputError, check
-from ._elements import Element, parse_element
+from ._elements import ElementLike, parse_element
 
 SUBSHELLS = ("K", "L1", "L2", "L3", "M1", "M2", "M3", "M4", "M5")
 
@@ -33,7 +33,9 @@ class _Coefficients(NamedTuple):
 @functools.cache
 def _table() -> dict[tuple[int, str], _Coefficients]:
     """Coefficients by (atomic number, subshell), read once from the package's own file."""
-    source = importlib.resources.files(__package__) / "data" / "bote_salvat_2009.csv"
+    source = (
+        importlib.resources.files(__name__.rpartition(".")[0]) / "data" / "bote_salvat_2009.csv"
+    )
     with source.open(encoding="utf-8") as file:
         rows = csv.reader(line for line in file if not line.startswith("#"))
         next(rows)
@@ -46,13 +48,13 @@ def _table() -> dict[tuple[int, str], _Coefficients]:
     return table
 
 
-def subshells(element: Element | str | int) -> tuple[str, ...]:
+def subshells(element: ElementLike) -> tuple[str, ...]:
     """The subshells of an element that the ionisation table holds, from K outwards."""
     number = parse_element(element).atomic_number
     return tuple(shell for shell in SUBSHELLS if (number, shell) in _table())
 
 
-def _coefficients(element: Element | str | int, subshell: str) -> _Coefficients:
+def _coefficients(element: ElementLike, subshell: str) -> _Coefficients:
     element = parse_element(element)
     check(
         subshell in SUBSHELLS,
@@ -67,7 +69,7 @@ def _coefficients(element: Element | str | int, subshell: str) -> _Coefficients:
     return row
 
 
-def edge_energy(element: Element | str | int, subshell: str) -> float:
+def edge_energy(element: ElementLike, subshell: str) -> float:
     """Ionisation energy of a subshell in keV, as used by `ionization_cross_section`.
 
     These are the values of the Bote-Salvat table (free atoms), up to about 10 eV or a few percent
@@ -77,7 +79,7 @@ def edge_energy(element: Element | str | int, subshell: str) -> float:
 
 
 def ionization_cross_section(
-    element: Element | str | int, subshell: str, beam_energy: ArrayLike
+    element: ElementLike, subshell: str, beam_energy: ArrayLike
 ) -> Float[np.ndarray, "*shape"]:
     """Cross section in cm² for ionising a subshell by electrons of `beam_energy` keV (any shape).
 

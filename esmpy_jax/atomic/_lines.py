@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from .._checks import check
 from ._cascade import vacancy_cascade
-from ._elements import Element, parse_element, parse_elements
+from ._elements import ElementLike, parse_element, parse_elements
 from ._ionization import SUBSHELLS, ionization_cross_section, subshells
 from ._radiative import fluorescence_yield, radiative_transitions
 
@@ -48,7 +48,7 @@ class EmissionLines(eqx.Module):
             tuple(name for name, keep in zip(self.name, mask, strict=True) if keep),
         )
 
-    def of(self, element: Element | str | int) -> "EmissionLines":
+    def of(self, element: ElementLike) -> "EmissionLines":
         """The lines of one element; none if it is not among them."""
         return self.select(self.atomic_number == parse_element(element).atomic_number)
 
@@ -65,7 +65,7 @@ def _vacancies(atomic_number: int, beam_energy: float, cascades: bool) -> tuple[
 
 
 def emission_lines(
-    elements: str | Iterable[Element | str | int],
+    elements: str | Iterable[ElementLike],
     beam_energy: float | int,
     energy_range: tuple[float | int, float | int] | None = None,
     *,

@@ -1,6 +1,7 @@
 """How a vacancy decays: fluorescence yields and radiative branching, read from xraylib."""
 
 import functools
+import math
 import re
 from collections.abc import Callable
 from typing import NamedTuple
@@ -8,7 +9,7 @@ from typing import NamedTuple
 import xraylib
 
 from .._checks import check
-from ._elements import Element, parse_element
+from ._elements import ElementLike, parse_element
 from ._ionization import SUBSHELLS
 
 # Every radiative transition of xraylib that fills a K, L or M vacancy, named once: pairs such as
@@ -40,9 +41,10 @@ _SHELL_CODE = {name: getattr(xraylib, f"{name}_SHELL") for name in SUBSHELLS}
 # Elements whose 3d-4f branching xraylib lacks, and the element it is taken from.
 _NO_4F_RATES = range(57, 64)
 _GADOLINIUM = 64
-# Electrons in the 4f subshell of the neutral atoms La to Tb.
-_OCCUPANCY_4F = {57: 0, 58: 1, 59: 3, 60: 4, 61: 5, 62: 6, 63: 7, 64: 7, 65: 9}
+# Electrons in the 4f subshell of the neutral atoms Ce to Tb.
+_OCCUPANCY_4F = {58: 1, 59: 3, 60: 4, 61: 5, 62: 6, 63: 7, 64: 7, 65: 9}
 _FIRST_M5_YIELD = 60
+_RHENIUM = 75
 
 
 def tabulated(function: Callable[[int, int], float], atomic_number: int, code: int) -> float:
@@ -71,15 +73,19 @@ class RadiativeTransition(NamedTuple):
 def _fluorescence_yield(atomic_number: int, subshell: str) -> float:
     if subshell == "M5" and atomic_number < _FIRST_M5_YIELD:
         subshell = "M4"
+    if atomic_number == _RHENIUM and subshell[0] == "L":
+        neighbours = [_fluorescence_yield(_RHENIUM + step, subshell) for step in (-1, 1)]
+        return math.sqrt(neighbours[0] * neighbours[1])
     return tabulated(xraylib.FluorYield, atomic_number, _SHELL_CODE[subshell])
 
 
-def fluorescence_yield(element: Element | str | int, subshell: str) -> float:
+def fluorescence_yield(element: ElementLike, subshell: str) -> float:
     """Share of the vacancies of a subshell that decay by an X-ray (xraylib); 0 where unknown.
 
-    Below Z = 60 xraylib lists the joint M4,5 yield under M4 and none under M5 (or a number
-    interpolated from zero): there M4's is used for both. Raises `InputError` for an unknown
-    subshell.
+    Two repairs. Below Z = 60 xraylib gives an M4 yield but none for M5, or for Ce and Pr one
+    interpolated from zero: there M4's is used for both. Its L yields of Re are a third below the
+    trend of all other elements: the geometric mean of those of W and Os is used. Raises
+    `InputError` for an unknown subshell.
     """
     check(
         subshell in SUBSHELLS,
@@ -89,12 +95,12 @@ def fluorescence_yield(element: Element | str | int, subshell: str) -> float:
 
 
 def _rates(atomic_number: int) -> dict[_Transition, float]:
-    rates = {
+    """xraylib's shares of the radiative decays of each subshell, where they are not zero."""
+    return {
         transition: rate
         for transition in _TRANSITIONS
         if (rate := tabulated(xraylib.RadRate, atomic_number, transition.code)) > 0
     }
-    return rates
 
 
 def _with_4f_rates(rates: dict[_Transition, float], atomic_number: int) -> dict[_Transition, float]:
@@ -121,14 +127,13 @@ def _with_4f_rates(rates: dict[_Transition, float], atomic_number: int) -> dict[
 def _energy(atomic_number: int, transition: _Transition) -> float:
     """Line energy in keV; 0 where it is unknown.
 
-    xraylib gives no energy where it lists no edge for the outer level. These are valence levels,
-    bound by less than about 10 eV, so that the inner edge is the energy. Not so for the inner
-    shells of light atoms, nor for P levels of the actinides, whose rates are misplaced there.
+    xraylib gives no energy where it lists no edge for the outer level. Beyond M these are valence
+    levels, bound by less than about 10 eV, so that the inner edge is the energy. The exception is
+    M2-P4 of Np and heavier, a line that xraylib gives nearly all of the M2 rate: a slip.
     """
     if energy := tabulated(xraylib.LineEnergy, atomic_number, transition.code):
         return energy
-    is_valence = transition.outer[0] not in "LMQ" and transition.outer not in ("P4", "P5")
-    if not is_valence:
+    if transition.outer[0] in "LM" or (transition.inner, transition.outer) == ("M2", "P4"):
         return 0.0
     return tabulated(xraylib.EdgeEnergy, atomic_number, _SHELL_CODE[transition.inner])
 
@@ -138,14 +143,19 @@ def _radiative_transitions(atomic_number: int) -> tuple[RadiativeTransition, ...
     rates = _rates(atomic_number)
     if atomic_number in _NO_4F_RATES:
         rates = _with_4f_rates(rates, atomic_number)
+    energies = {t: energy for t in rates if (energy := _energy(atomic_number, t)) > 0}
+    totals = {t.inner: 0.0 for t in energies}
+    for t in energies:
+        totals[t.inner] += rates[t]
     return tuple(
-        RadiativeTransition(f"{t.inner}-{t.outer}", t.inner, t.outer, energy, rate)
-        for t, rate in rates.items()
-        if (energy := _energy(atomic_number, t)) > 0
+        RadiativeTransition(
+            f"{t.inner}-{t.outer}", t.inner, t.outer, energy, rates[t] / totals[t.inner]
+        )
+        for t, energy in energies.items()
     )
 
 
-def radiative_transitions(element: Element | str | int) -> tuple[RadiativeTransition, ...]:
+def radiative_transitions(element: ElementLike) -> tuple[RadiativeTransition, ...]:
     """All transitions that fill K, L or M vacancies of an element, with energies and rates.
 
     Source: xraylib, with two repairs. From La to Eu it has no 3d-4f rates (Mα, Mβ), though these
