@@ -27,17 +27,11 @@ def positive_root(
     linear: Float[Array, "*shape"],
     constant: Float[Array, "*shape"],
 ) -> Float[Array, "*shape"]:
-    """The x >= 0 with `a x² + b x - c = 0` for a, c >= 0, without cancellation.
+    """The x >= 0 with `a x² + b x - c = 0` for a, c >= 0, without cancellation or overflow.
 
-    It minimises `a x² / 2 + b x - c log x`. With a = 0 it is c / b.
+    It minimises `a x² / 2 + b x - c log x`. With a = 0 it is c / b, which asks for b > 0.
     """
-    discriminant = linear**2 + 4 * quadratic * constant
-    root = jnp.sqrt(jnp.where(discriminant > 0, discriminant, 1.0))
-    root = jnp.where(discriminant > 0, root, 0.0)
-    small = jnp.finfo(root.dtype).tiny
-    above = 2 * constant / jnp.maximum(linear + root, small)
-    below = (root - linear) / jnp.maximum(2 * quadratic, small)
-    return jnp.where((linear > 0) | (quadratic <= 0), above, below)
+    return _root_and_spread(quadratic, linear, constant, _twice_mean(quadratic, constant))[0]
 
 
 def sum_constrained_root(
@@ -53,44 +47,84 @@ def sum_constrained_root(
     x(nu) is the positive root with b + nu in place of b, and nu solves `sum x(nu) = budget` over
     the free entries (axis 0), item by item. The sum is convex and decreasing in nu and the start
     lies left of the root, so Newton's method climbs to it monotonically; it stops when no item
-    moves any more. Where no free entry has a count or a curvature, nothing depends on the split
-    and `current` is kept.
+    moves any more. An entry with neither count nor curvature (a = c = 0) costs b per unit: where
+    the others leave a part of the budget at nu = -b, the cheapest such entry that is not zero
+    already takes it. Where all free entries are of this kind the item has seen no counts, and
+    `current` is kept.
     """
-    weight = free.astype(linear.dtype)
-    alive = free & ((constant > 0) | (quadratic > 0))
+    small, lowest = jnp.finfo(linear.dtype).tiny, jnp.finfo(linear.dtype).min
     budget = jnp.maximum(budget, 0.0)
-    target = jnp.maximum(budget, jnp.finfo(linear.dtype).tiny)[None]
-    # at nu = at_one entry k alone fills the budget
-    at_one = constant / target - quadratic * target - linear
-    lowest = jnp.finfo(linear.dtype).min
-    start = jnp.where(alive, at_one, lowest).max(0)
+    target = jnp.maximum(budget, small)[None]
+    alive = free & ((constant > 0) | (quadratic > 0))
     some = alive.any(0) & (budget > 0)
-    start = jnp.where(some, start, 0.0)
+    twice_mean = _twice_mean(quadratic, constant)
 
-    def roots(nu):
-        x = positive_root(quadratic, linear + nu[None], constant)
-        return jnp.where(alive, x, 0.0)
+    # What counts is b + nu, which would drown in the rounding of b: nu is measured from -b of the
+    # entry that by itself comes closest to filling the budget (found again with the better zero).
+    at_one = constant / target - quadratic * target  # b + nu at which the entry alone fills it
+    base = jnp.zeros_like(budget)
+    for _ in range(2):
+        first = jnp.where(alive, at_one - (linear - base[None]), lowest).argmax(0)
+        base = jnp.take_along_axis(linear, first[None], 0)[0]
+    shifted = linear - base[None]
+    start = jnp.where(some, jnp.where(alive, at_one - shifted, lowest).max(0), 0.0)
 
-    def slopes(nu, x):
-        # dx/dnu = -x / (2 a x + b + nu); for the root the denominator is sqrt(discriminant)
-        return x / jnp.maximum(2 * quadratic * x + linear + nu[None], jnp.finfo(x.dtype).tiny)
+    # entries without count and curvature: what the others leave at nu = -b of the cheapest
+    idle = free & ~alive & (current > 0)
+    cheapest = jnp.where(idle, linear, -lowest).min(0)
+    above = linear - cheapest[None]
+    beside, _ = _root_and_spread(quadratic, above, constant, twice_mean)
+    beside = jnp.where(alive & (quadratic <= 0) & (above <= 0), jnp.inf, beside)
+    beside = jnp.where(alive, beside, 0.0)
+    left = budget - beside.sum(0)
+    rests = some & idle.any(0) & (left > 0)
+
+    # without curvature 1 / sum is concave, and Newton's method on it is faster and still monotone
+    flat = (jnp.where(alive, quadratic, 0.0) <= 0).all(0)
+    eps = jnp.finfo(linear.dtype).eps
 
     def body(state):
         nu, _, i = state
-        x = roots(nu)
-        excess = x.sum(0) - budget
-        new = nu + jnp.maximum(excess, 0.0) / jnp.maximum(
-            slopes(nu, x).sum(0), jnp.finfo(x.dtype).tiny
-        )
-        moving = some & (excess > 4 * jnp.finfo(x.dtype).eps * budget) & (new > nu)
+        x, spread = _root_and_spread(quadratic, shifted + nu[None], constant, twice_mean)
+        x = jnp.where(alive, jnp.minimum(x, target), 0.0)
+        total = x.sum(0)
+        slope = jnp.where(alive, x / jnp.maximum(spread, small), 0.0).sum(0)  # -d total / d nu
+        step = (total - budget) / jnp.maximum(slope, small)
+        step = jnp.where(flat, step * (total / target[0]), step)
+        # at least to the next number, so that rounding cannot hold nu left of a pole
+        new = jnp.maximum(nu + step, nu + jnp.abs(nu) * eps + small)
+        moving = some & ~rests & (total > budget * (1 + 4 * eps))
         return jnp.where(moving, new, nu), moving.any(), i + 1
 
     nu, _, _ = jax.lax.while_loop(
         lambda s: s[1] & (s[2] < 200), body, (start, jnp.array(True), jnp.array(0))
     )
-    x = roots(nu)
-    total = x.sum(0)
-    x = x * (budget / jnp.where(total > 0, total, 1.0))[None]
-    keep = weight * current
-    keep = keep * (budget / jnp.maximum(keep.sum(0), jnp.finfo(keep.dtype).tiny))[None]
-    return jnp.where(some[None], x, keep)
+    x, _ = _root_and_spread(quadratic, shifted + nu[None], constant, twice_mean)
+    x = jnp.where(alive, jnp.minimum(x, target), 0.0)  # right of the start none is above it
+    cheap = jnp.where(idle & (linear == cheapest[None]), current, 0.0)
+    x = jnp.where(rests[None], beside + _scaled_to(cheap, jnp.where(rests, left, 0.0)), x)
+    keep = jnp.where(free, current, 0.0)
+    keep = jnp.where((keep > 0).any(0)[None], keep, free.astype(keep.dtype))
+    return _scaled_to(jnp.where(some[None], x, keep), budget)
+
+
+def _twice_mean(quadratic, constant):
+    """`2 sqrt(a c)`, with derivatives that stay finite at zero."""
+    both = (quadratic > 0) & (constant > 0)
+    roots = [jnp.sqrt(jnp.where(both, x, 1.0)) for x in (quadratic, constant)]
+    return jnp.where(both, 2 * roots[0] * roots[1], 0.0)
+
+
+def _root_and_spread(quadratic, linear, constant, twice_mean):
+    """The positive root and `sqrt(b² + 4 a c)`, of which -x / spread is the root's slope in b."""
+    small = jnp.finfo(linear.dtype).tiny
+    spread = jnp.hypot(linear, twice_mean)
+    above = constant / jnp.maximum(0.5 * (linear + spread), small)
+    below = (spread - linear) / jnp.maximum(2 * quadratic, small)
+    return jnp.where((linear > 0) | (quadratic <= 0), above, below), spread
+
+
+def _scaled_to(entries, total):
+    """Entries scaled along axis 0 to sum to `total`; zeros stay zeros."""
+    sums = entries.sum(0)
+    return entries * (total / jnp.where(sums > 0, sums, 1.0))[None]
