@@ -49,6 +49,7 @@ def counts_from_coo(
         f"{n_channels} channels.",
     )
     _check_counts(value, lambda i: f"pixel {pixel[i]}, channel {channel[i]}")
+    smallest_type(int(value.max(initial=0)))  # refuses what int64 might not hold
     keep = value > 0
     pixel, channel, value = pixel[keep], channel[keep], value[keep].astype(np.int64)
     flat = pixel * n_channels + channel
@@ -57,6 +58,9 @@ def counts_from_coo(
         value = np.bincount(inverse, weights=value).astype(np.int64)
         pixel, channel = flat // n_channels, flat % n_channels
     value = value.astype(smallest_type(int(value.max(initial=0))))
+    _check_sums(value, pixel, "pixel", n_pixels)
+    _check_sums(value, channel, "channel", n_channels)
+    exposure = _check_exposure(exposure, pixel, n_pixels)
     density = len(value) / max(n_pixels * n_channels, 1)
     if _sparse(storage, density):
         return SparseCounts.from_coo(pixel, channel, value, scan_shape, n_channels, exposure)
@@ -107,8 +111,11 @@ def as_counts(
     )
     filled = np.count_nonzero(array) / max(array.size, 1)
     if not _sparse(storage, filled):
-        kind = smallest_type(int(array.max(initial=0)))
-        return DenseCounts.from_array(array.astype(kind), shape, exposure)
+        array = array.astype(smallest_type(int(array.max(initial=0))))
+        for axis, name in ((1, "pixel"), (0, "channel")):
+            _check_below(array.sum(axis, dtype=np.int64), name)
+        exposure = _check_exposure(exposure, np.flatnonzero(array.any(1)), len(array))
+        return DenseCounts.from_array(array, shape, exposure)
     pixel, channel = np.nonzero(array)
     return counts_from_coo(
         pixel,
@@ -155,6 +162,41 @@ def _check_shape(scan_shape, n_pixels):
         math.prod(scan_shape) == n_pixels,
         f"The scan shape {tuple(scan_shape)} does not hold the {n_pixels} pixels of the counts.",
     )
+
+
+def _check_sums(value, index, name, length):
+    _check_below(np.bincount(index, weights=value, minlength=length), name)
+
+
+def _check_below(sums, name):
+    """Sums are taken in 32 bits on the device."""
+    worst = int(np.argmax(sums)) if len(sums) else 0
+    check(
+        len(sums) == 0 or sums[worst] < 2**31,
+        f"The counts of {name} {worst} add up to 2³¹ or more; divide the image into frames or "
+        "regions.",
+    )
+
+
+def _check_exposure(exposure, counted, n_pixels):
+    """The exposure as one finite number >= 0 a pixel, > 0 in the pixels that are `counted`."""
+    if exposure is None:
+        return None
+    exposure = np.asarray(exposure, float)
+    check(
+        exposure.size == n_pixels,
+        f"The exposure has shape {exposure.shape}; give one value for each of the {n_pixels} "
+        "pixels.",
+    )
+    exposure = exposure.ravel()
+    bad = ~(np.isfinite(exposure) & (exposure >= 0))
+    bad[counted] |= exposure[counted] == 0
+    check(
+        not bad.any(),
+        f"The exposure of pixel {_first(bad)} is {exposure[_first(bad)]:g}; give a finite number, "
+        "positive wherever there are counts.",
+    )
+    return exposure
 
 
 def _check_counts(value, place):

@@ -20,8 +20,12 @@ from .._types import Abundances, Endmembers
 
 
 def tiny(dtype) -> float:
-    """Smallest model value that counts are divided by; below it a model value counts as zero."""
-    return float(jnp.finfo(dtype).tiny) * 2.0**20
+    """Smallest model value that counts are divided by; 2³¹ counts over it do not overflow.
+
+    The likelihood takes the logarithm of this where the model is smaller, so that such a count,
+    which the model cannot explain, gives a finite loss and no gradient.
+    """
+    return float(jnp.finfo(dtype).tiny) * 2.0**30
 
 
 class AbstractCounts(eqx.Module):
@@ -53,8 +57,10 @@ class AbstractCounts(eqx.Module):
         """`sum_c Y[c, p] log (D H)[c, p]` for every pixel p."""
 
     @abc.abstractmethod
-    def saturated_log(self) -> Float[Array, " pixel"]:
-        """`sum_c Y[c, p] log Y[c, p] - Y[c, p]` for every pixel: the best any model can do."""
+    def log_ratio_pass(
+        self, endmembers: Endmembers, abundances: Abundances
+    ) -> Float[Array, " pixel"]:
+        """`sum_c Y[c, p] log (Y / (D H))[c, p]` for every pixel p, without cancellation."""
 
     @abc.abstractmethod
     def sum_spectrum(self) -> Float[Array, " channel"]:
@@ -149,7 +155,7 @@ class Blocks(eqx.Module):
             partner, value = slot
             rows = [jnp.take(row, partner, mode="clip") for row in other]
             model = sum(a * b for a, b in zip(own_rows, rows, strict=True))
-            new = terms(value.astype(own.dtype), jnp.maximum(model, tiny(own.dtype)), rows)
+            new = terms(value.astype(own.dtype), model, rows)
             return tuple(s + t for s, t in zip(sums, new, strict=True)), None
 
         zeros = (jnp.zeros(self.owner.shape, own.dtype),) * n_terms
@@ -170,13 +176,31 @@ class Blocks(eqx.Module):
         return self.per_owner([self.value.astype(jnp.int32).sum(0)])[0].astype(float)
 
 
+def _ratio(value, model):
+    least = tiny(model.dtype)
+    return jnp.where(model >= least, value / jnp.maximum(model, least), 0.0)
+
+
+def _log(value, model):
+    return value * jnp.log(jnp.maximum(model, tiny(model.dtype)))
+
+
+def _log_ratio(value, model):
+    some = jnp.maximum(value, 1.0)  # counts are integers, so this only guards 0 log 0
+    return value * jnp.log(some / jnp.maximum(model, tiny(model.dtype)))
+
+
 def _ratio_terms(value, model, rows):
-    ratio = value / model
+    ratio = _ratio(value, model)
     return [ratio * row for row in rows]
 
 
 def _log_terms(value, model, rows):
-    return [value * jnp.log(model)]
+    return [_log(value, model)]
+
+
+def _log_ratio_terms(value, model, rows):
+    return [_log_ratio(value, model)]
 
 
 class SparseCounts(AbstractCounts):
@@ -218,9 +242,8 @@ class SparseCounts(AbstractCounts):
     def log_pass(self, endmembers, abundances):
         return self.by_pixel.accumulate(abundances, endmembers.T, _log_terms, 1)[0]
 
-    def saturated_log(self):
-        value = self.by_pixel.value.astype(float)
-        return self.by_pixel.per_owner([(_xlogx(value) - value).sum(0)])[0]
+    def log_ratio_pass(self, endmembers, abundances):
+        return self.by_pixel.accumulate(abundances, endmembers.T, _log_ratio_terms, 1)[0]
 
     def sum_spectrum(self):
         return self.by_channel.totals()
@@ -275,7 +298,7 @@ class DenseCounts(AbstractCounts):
     def pixel_pass(self, endmembers, abundances):
         def tile(args):
             counts, rows = args
-            return _ratio(counts, rows, endmembers) @ endmembers
+            return _matmul(_tile_ratio(counts, rows, endmembers), endmembers)
 
         out = jax.lax.map(tile, (self.values, self._tiled(abundances)))
         return out.reshape(-1, endmembers.shape[1])[: self.n_pixels].T
@@ -283,26 +306,25 @@ class DenseCounts(AbstractCounts):
     def channel_pass(self, endmembers, abundances):
         def add(total, args):
             counts, rows = args
-            return total + _ratio(counts, rows, endmembers).T @ rows, None
+            return total + _matmul(_tile_ratio(counts, rows, endmembers).T, rows), None
 
         zeros = jnp.zeros(endmembers.shape, endmembers.dtype)
         return jax.lax.scan(add, zeros, (self.values, self._tiled(abundances)))[0]
 
-    def log_pass(self, endmembers, abundances):
+    def _summed(self, function, endmembers, abundances):
         def tile(args):
             counts, rows = args
-            model = jnp.maximum(rows @ endmembers.T, tiny(endmembers.dtype))
-            return (counts.astype(model.dtype) * jnp.log(model)).sum(-1)
+            model = _matmul(rows, endmembers.T)
+            return function(counts.astype(model.dtype), model).sum(-1)
 
         out = jax.lax.map(tile, (self.values, self._tiled(abundances)))
         return out.reshape(-1)[: self.n_pixels]
 
-    def saturated_log(self):
-        def tile(counts):
-            value = counts.astype(float)
-            return (_xlogx(value) - value).sum(-1)
+    def log_pass(self, endmembers, abundances):
+        return self._summed(_log, endmembers, abundances)
 
-        return jax.lax.map(tile, self.values).reshape(-1)[: self.n_pixels]
+    def log_ratio_pass(self, endmembers, abundances):
+        return self._summed(_log_ratio, endmembers, abundances)
 
     def sum_spectrum(self):
         return self.values.sum((0, 1), dtype=jnp.int32).astype(float)
@@ -316,13 +338,14 @@ class DenseCounts(AbstractCounts):
         return pixel, channel, values[pixel, channel]
 
 
-def _ratio(counts, rows, endmembers):
-    model = jnp.maximum(rows @ endmembers.T, tiny(endmembers.dtype))
-    return counts.astype(model.dtype) / model
+def _matmul(left, right):
+    """Some accelerators would otherwise multiply float32 with 10 or 7 bits of mantissa."""
+    return jnp.matmul(left, right, precision="highest")
 
 
-def _xlogx(x):
-    return x * jnp.log(jnp.maximum(x, 1.0))  # counts are integers: 0 and 1 both give 0
+def _tile_ratio(counts, rows, endmembers):
+    model = _matmul(rows, endmembers.T)
+    return _ratio(counts.astype(model.dtype), model)
 
 
 def smallest_type(largest: int) -> np.dtype:

@@ -23,13 +23,9 @@ def pixel_losses(
     Kept per pixel so that two models can be compared by differences before sums, which is what
     keeps float32 honest.
     """
-    expected = (endmembers.sum(0)[:, None] * abundances).sum(0)
-    logs = counts.log_pass(endmembers, abundances)
-    if counts.exposure is None:
-        return expected - logs
-    totals = counts.pixel_totals()
-    exposure = jnp.maximum(counts.exposure, jnp.finfo(expected.dtype).tiny)
-    return counts.exposure * expected - logs - totals * jnp.log(exposure)
+    return _expected(counts, endmembers, abundances) - (
+        counts.log_pass(endmembers, abundances) + _log_exposure(counts)
+    )
 
 
 def poisson_nll(
@@ -43,5 +39,20 @@ def poisson_deviance(
     counts: AbstractCounts, basis: Basis, weights: Weights, abundances: Abundances
 ) -> Scalar:
     """`2 sum(Y log(Y / GWH) - Y + GWH)`: zero for a perfect fit."""
-    losses = pixel_losses(counts, basis.endmembers(weights), abundances)
-    return 2 * (losses + counts.saturated_log()).sum()
+    endmembers = basis.endmembers(weights)
+    excess = _expected(counts, endmembers, abundances) - counts.pixel_totals()
+    logs = counts.log_ratio_pass(endmembers, abundances) - _log_exposure(counts)
+    return 2 * (logs + excess).sum()
+
+
+def _expected(counts, endmembers, abundances):
+    """Expected counts of each pixel."""
+    expected = (endmembers.sum(0)[:, None] * abundances).sum(0)
+    return expected if counts.exposure is None else counts.exposure * expected
+
+
+def _log_exposure(counts):
+    """`sum_c Y[c, p] log exposure[p]`; a pixel without exposure has no counts either."""
+    if counts.exposure is None:
+        return 0.0
+    return counts.pixel_totals() * jnp.log(jnp.where(counts.exposure > 0, counts.exposure, 1.0))

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._checks import check
 from .._types import Scalar
 
 Maps = Float[Array, "phase *scan"]
@@ -25,8 +26,10 @@ def _scalar(value):
 def _positive(value, name, *, zero_allowed=False):
     if isinstance(value, jax.core.Tracer):
         return
-    if not (value > 0 or (zero_allowed and value == 0)) or not jnp.isfinite(value):
-        raise ValueError(f"{name} is {value}; give a finite positive number.")
+    check(
+        bool((value > 0) | (zero_allowed & (value == 0))) and bool(jnp.isfinite(value)),
+        f"{name} is {value}; give a finite positive number.",
+    )
 
 
 class AbstractRegulariser(eqx.Module):
@@ -136,8 +139,8 @@ def _neighbours(maps):
         ahead = [(0, 0)] * maps.ndim
         behind = list(ahead)
         ahead[axis], behind[axis] = (0, 1), (1, 0)
-        first = jnp.take(maps, jnp.arange(1, maps.shape[axis]), axis=axis)
-        last = jnp.take(maps, jnp.arange(maps.shape[axis] - 1), axis=axis)
+        first = jax.lax.slice_in_dim(maps, 1, None, axis=axis)
+        last = jax.lax.slice_in_dim(maps, 0, maps.shape[axis] - 1, axis=axis)
         total = total + jnp.pad(first, ahead) + jnp.pad(last, behind)
         ones = jnp.ones_like(first)
         degree = degree + jnp.pad(ones, ahead) + jnp.pad(ones, behind)
