@@ -4,6 +4,7 @@ import importlib
 import json
 import warnings
 
+import h5py
 import numpy as np
 
 WRITERS = {
@@ -85,9 +86,12 @@ def write(path, *signals):
     options = {"show_progressbar": False} if extension in ("hspy", "zspy") else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for index, one in enumerate(signals):
-            extra = {"mode": "a"} if index else {}
-            writer.file_writer(str(path), one, **options, **extra)
+        writer.file_writer(str(path), signals[0], **options)
+    for other in signals[1:]:
+        second = write(path.with_name("other.hspy"), other)
+        title = other["metadata"]["General"]["title"]
+        with h5py.File(second) as source, h5py.File(path, "a") as target:
+            source.copy(f"Experiments/{title}", target["Experiments"])
     return path
 
 
@@ -105,8 +109,6 @@ def velox(path, streams, *, azimuths=(45, 135), elevation=18.0, spectrum=None, p
     A stream lists, pixel by pixel, the channel of each photon and 65535 for "next pixel".
     Angles are in radians, as Velox writes them.
     """
-    import h5py
-
     ny, nx, channels = streams[0].shape
     detectors = {
         "Detector-0": {"DetectorName": "HAADF", "DetectorType": "ScanningDetector"},

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Literal
 
 from .._checks import InputError, check
@@ -30,8 +31,8 @@ def load(
     azimuth: float | None = None,
     tilt_alpha: float | None = None,
     tilt_beta: float | None = None,
-    energy_range: tuple[float, float] | None = None,
-    region: tuple[int, int, int, int] | None = None,
+    energy_range: Sequence[float] | None = None,
+    region: Sequence[int] | None = None,
     bin: int = 1,
     storage: Literal["auto", "dense", "sparse"] = "auto",
     lazy: bool | None = None,
@@ -200,6 +201,10 @@ def _crop(axis: EnergyAxis, bruker: bool, energy_range, name):
     """The axis of the channels to keep, their slice, and notes on what was left out by default."""
     offset, gain = float(axis.offset), float(axis.gain)
     last = offset + gain * (axis.size - 1)
+    check(
+        energy_range is None or len(energy_range) == 2,
+        "The energy range needs two energies in keV: low, high.",
+    )
     low, high = (offset, last) if energy_range is None else map(float, energy_range)
     check(low < high, f"The energy range {low:g} to {high:g} keV is empty; give low < high.")
     check(

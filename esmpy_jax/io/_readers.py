@@ -57,6 +57,8 @@ def read(
         try:
             with _listening() as said:
                 signals = _read_with(plugin, path, lazy, options or {})
+                if not signals:
+                    raise ValueError(said[0] if said else "it holds no data")
                 _check_complete(signals)
         except InputError:
             raise
