@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esmpy_jax._checks import InputError
@@ -20,6 +20,7 @@ from esmpy_jax.atomic import (
 numbers = st.integers(1, 99)
 
 
+@settings(deadline=None)
 @given(numbers, st.sampled_from([str.lower, str.upper, str.title, lambda text: f" {text} "]))
 def test_every_name_of_an_element_leads_back_to_it(number, change):
     element = Element(number)
@@ -62,6 +63,7 @@ def test_atomic_numbers_out_of_range(value):
         parse_element(value) if isinstance(value, str) else Element(value)
 
 
+@settings(deadline=None)
 @given(st.lists(numbers, unique=True), st.sampled_from([",", ", ", " ", ";", " ; "]))
 def test_lists_of_elements_keep_their_order(chosen, separator):
     elements = tuple(map(Element, chosen))
@@ -112,6 +114,7 @@ def test_bad_compositions():
 fractions = st.lists(st.floats(1e-3, 1), min_size=3, max_size=3)
 
 
+@settings(deadline=None)
 @given(fractions, st.lists(numbers, min_size=3, max_size=3))
 def test_weight_and_atomic_fractions_are_inverse(values, chosen):
     weights = np.array([Element(z).atomic_weight for z in chosen])

@@ -160,6 +160,8 @@ def radiative_transitions(element: ElementLike) -> tuple[RadiativeTransition, ..
 
     Source: xraylib, with two repairs. From La to Eu it has no 3d-4f rates (Mα, Mβ), though these
     are the strongest M lines: they are taken from Gd in proportion to the 4f electrons. Where it
-    gives no energy because the outer level is a valence level, the inner edge is used.
+    gives no energy because the outer level is a valence level, the inner edge is used. The data
+    are those of free atoms: lines from the valence band of solids (K of Li and Be, K-M of Mg) are
+    missing, and H, He, Li, Be have none.
     """
     return _radiative_transitions(parse_element(element).atomic_number)
