@@ -32,6 +32,7 @@ def main():
             self.began.append(time.perf_counter())
             W, H = super()._iteration(W, H)
             self.took.append(time.perf_counter() - self.began[-1])
+            self.worked_in = str(np.result_type(W, H))
             return W, H
 
     def answer(message):
@@ -70,7 +71,7 @@ def main():
                 "updates": estimator.took[1:-1],
                 "steps": n + 2,
                 "nll": float(nll),
-                "dtype": str(estimator.H_.dtype),
+                "dtype": estimator.worked_in,
             }
         )
         del estimator, Y, filled

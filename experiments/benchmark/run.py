@@ -281,6 +281,15 @@ def machine(worker: EspmWorker) -> dict:
     }
 
 
+def milliseconds(value: float) -> str:
+    return digits(1e3 * value)
+
+
+def digits(value: float) -> str:
+    """Three significant digits without an exponent."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def table(results: dict) -> Iterator[str]:
     doses = results["doses"]
     yield (
@@ -298,9 +307,10 @@ def table(results: dict) -> Iterator[str]:
         for dose in doses:
             s = dose["summary"][name]
             cells.append(
-                f"{1e3 * s['median']:.3g} ({1e3 * s['smallest']:.3g}-{1e3 * s['largest']:.3g})"
+                f"{milliseconds(s['median'])} "
+                f"({milliseconds(s['smallest'])}-{milliseconds(s['largest'])})"
             )
-            cells.append(f"{s['ratio']:.3g}")
+            cells.append(digits(s["ratio"]))
         yield "| " + " | ".join(cells) + " |"
 
 
@@ -312,7 +322,7 @@ def verdicts(results: dict) -> Iterator[str]:
         word = "met" if ratio >= target else "NOT met"
         yield (
             f"At {results['doses'][0]['counts per pixel']:.0f} counts per pixel {baseline} is "
-            f"{ratio:.3g} times faster than {name} (aim: {target:g}, {word})."
+            f"{digits(ratio)} times faster than {name} (aim: {target:g}, {word})."
         )
 
 
@@ -327,19 +337,20 @@ def figure(results: dict, path: pathlib.Path) -> None:
     fig, axes = plt.subplots(
         1, len(doses), figsize=(9, 0.45 * len(names) + 1.2), sharex=True, sharey=True
     )
-    for ax, dose in zip(np.atleast_1d(axes), doses, strict=True):
+    for ax, dose in zip(axes, doses, strict=True):
         medians = [1e3 * dose["summary"][n]["median"] for n in names]
         colours = ["tab:orange" if n.startswith("esmpy_jax") else "tab:gray" for n in names]
         ax.barh(names, medians, color=colours)
         for y, name in enumerate(names):
             times = [1e3 * r[name] for r in dose["rounds"]]
             ax.plot(times, [y] * len(times), "k.", markersize=3)
-            text = f" {medians[y]:.3g} ms, ×{dose['summary'][name]['ratio']:.3g}"
+            text = f" {digits(medians[y])} ms, ×{digits(dose['summary'][name]['ratio'])}"
             ax.text(max(times), y, text, va="center", fontsize=8)
         ax.set_xscale("log")
-        ax.set_xlim(right=60 * max(medians))
         ax.set_xlabel("milliseconds per iteration")
         ax.set_title(f"{dose['counts per pixel']:.0f} counts per pixel", fontsize=10)
+    every = [1e3 * s["median"] for d in doses for s in d["summary"].values()]
+    axes[0].set_xlim(min(every) / 3, max(every) * 60)
     fig.tight_layout()
     fig.savefig(path, dpi=150)
     plt.close(fig)
@@ -371,6 +382,11 @@ def lines(results: dict) -> Iterator[str]:
     yield from table(results)
     yield ""
     yield from (f"- {v}" for v in verdicts(results))
+    if (info["load before"] or 0) > 0.5 * info["cores usable"]:
+        yield (
+            "- **Not to be quoted**: the machine was busy with other work before the run, which "
+            "slows programs that use all cores for every operation the most."
+        )
     for dose in results["doses"]:
         times = ", ".join(f"{n} {s:.2g} s" for n, s in dose["compile seconds"].items())
         yield f"- Compilation, not included, at {dose['counts per pixel']:.0f} counts: {times}."
