@@ -50,8 +50,9 @@ def factorise(
 
     - `counts`: anything `as_counts` takes; (y, x, channel) or (pixel, channel).
     - `basis`: G as a `Basis` or an array (channel, column), or a function `weights -> Basis` for
-        a G that follows W (self-absorption); it is evaluated again whenever the fit with the last
-        one has converged, until W stops moving, at most `basis_rounds` times.
+        a G that follows W (self-absorption). It is called with `None` first, then with W, and again
+        whenever the fit with the last G has converged, until no column of G moves by more than
+        1e-4 of its sum, at most `basis_rounds` times.
     - `fixed_weights`, `fixed_abundances`: arrays of the shape of W and H with NaN where free.
     - `key`: for random starts; `jax.random.key(0)` by default.
     - `max_steps`, `rtol`, `xtol`: see `solve`; steps of all rounds together.
@@ -60,13 +61,15 @@ def factorise(
     Raises `InputError` for counts, phases, constraints or fixed entries that cannot be used.
     """
     counts = as_counts(counts)
+    check(n_phases >= 1, f"The number of phases is {n_phases}; give at least 1.")
+    check(basis_rounds >= 1, f"basis_rounds is {basis_rounds}; give at least 1.")
     follow = None
     if callable(basis) and not isinstance(basis, Basis):
         follow = basis
         basis = _first_basis(follow, counts, n_phases)
     elif not isinstance(basis, Basis):
         basis = Basis.from_matrix(basis)
-    _check(counts, basis, n_phases, constraint, regulariser)
+    _check(counts, basis, n_phases, constraint)
     problem = Problem(
         counts,
         basis,
@@ -76,11 +79,12 @@ def factorise(
         as_fixed(fixed_abundances, (n_phases, counts.n_pixels), "fixed_abundances"),
     )
     _check_fixed(problem)
+    _check_scale(problem)
     weights, abundances = start(problem, n_phases, jr.key(0) if key is None else key)
-    fits, left = [], max_steps
+    if follow is not None:
+        problem = _with_basis(problem, follow(weights))
+    fits, left, result = [], max_steps, RESULTS.basis_moving
     for _ in range(1 if follow is None else basis_rounds):
-        if follow is not None:
-            problem = _with_basis(problem, follow(weights))
         fit = solve(
             problem,
             solver,
@@ -93,11 +97,16 @@ def factorise(
         )
         fits.append(fit)
         left -= fit.steps
-        moved = float(jnp.abs(_shares(fit.weights) - _shares(weights)).max())
         weights, abundances = fit.weights, fit.abundances
-        if not fit.converged or left <= 0 or moved < 1e-4:
+        if follow is None or not fit.converged:
+            result = fit.result
             break
-    out = _joined(fits)
+        moved = _with_basis(problem, follow(weights))
+        if _change(problem.basis, moved.basis) <= 1e-4:
+            result = fit.result
+            break
+        problem = moved
+    out = _joined(fits, result)
     if throw and not out.converged:
         raise RuntimeError(RESULTS[out.result])
     return out
@@ -129,6 +138,7 @@ def _first_basis(follow, counts, n_phases):
     weights: Weights | None = None
     for _ in range(3):
         basis = follow(weights)
+        _check_channels(counts, basis)
         n_columns = basis.n_columns
         one = spectrum_basis_weights(basis, counts.sum_spectrum())
         weights = jnp.broadcast_to(one, (n_columns, n_phases))
@@ -146,20 +156,20 @@ def _with_basis(problem, basis):
     )
 
 
-def _shares(weights):
-    return weights / jnp.maximum(weights.sum(0, keepdims=True), jnp.finfo(weights.dtype).tiny)
+def _change(old, new):
+    """The largest change of a column of G, as a share of the column's sum."""
+    sums = jnp.maximum(old.matrix.sum(-2), jnp.finfo(old.matrix.dtype).tiny)
+    return float((jnp.abs(new.matrix - old.matrix).sum(-2) / sums).max())
 
 
-def _joined(fits):
+def _joined(fits, result):
     last = fits[-1]
-    if len(fits) == 1:
-        return last
     offsets = np.cumsum([0] + [f.steps for f in fits[:-1]])
     return Factorisation(
         last.weights,
         last.abundances,
         last.basis,
-        last.result,
+        result,
         np.concatenate([f.nll_steps + o for f, o in zip(fits, offsets, strict=True)]),
         np.concatenate([f.nll_trace for f in fits]),
         int(sum(f.steps for f in fits)),
@@ -167,13 +177,16 @@ def _joined(fits):
     )
 
 
-def _check(counts, basis, n_phases, constraint, regulariser):
+def _check_channels(counts, basis):
     check(
         basis.n_channels == counts.n_channels,
         f"G has {basis.n_channels} channels but the counts have {counts.n_channels}; "
         "build G for the energy axis of the image.",
     )
-    check(n_phases >= 1, f"The number of phases is {n_phases}; give at least 1.")
+
+
+def _check(counts, basis, n_phases, constraint):
+    _check_channels(counts, basis)
     most = min(basis.n_columns, counts.n_pixels)
     check(
         n_phases <= most,
@@ -189,13 +202,21 @@ def _check(counts, basis, n_phases, constraint, regulariser):
         "SumToOneWeights needs at least one column of G in the composition.",
     )
     check(
-        isinstance(regulariser, NoRegulariser) or not isinstance(constraint, Unconstrained),
-        "A regulariser on H without a constraint only shrinks H while W grows; add "
-        "SumToOneAbundances() or SumToOneWeights().",
-    )
-    check(
         int(counts.sum_spectrum().sum()) > 0,
         "The image holds no counts at all; check the file, the region and the energy range.",
+    )
+
+
+def _check_scale(problem):
+    """A regulariser means nothing where H can shrink and W grow."""
+    if isinstance(problem.regulariser, NoRegulariser):
+        return
+    known = problem.fixed_weights
+    pinned = known is not None and bool((known.mask & (known.values > 0)).any(0).all())
+    check(
+        pinned or not isinstance(problem.constraint, Unconstrained),
+        "A regulariser on H without a constraint only shrinks H while W grows; add "
+        "SumToOneAbundances() or SumToOneWeights(), or fix an entry of W in every phase.",
     )
 
 

@@ -33,7 +33,8 @@ class RandomStart(AbstractStart):
         w_key, h_key = jr.split(key)
         counts = problem.counts
         shares = jr.uniform(w_key, (problem.basis.n_columns, n_phases), minval=0.05)
-        weights = shares / _safe(problem.basis.column_sums)
+        sums = problem.basis.column_sums
+        weights = jnp.where(sums > 0, shares / _safe(sums), 0.0)
         maps = jr.uniform(h_key, (n_phases, counts.n_pixels), minval=0.05)
         return in_gauge(problem, weights, maps)
 
@@ -58,18 +59,25 @@ class NNDSVDStart(AbstractStart):
         scaled = single * mean_weights(single, counts.sum_spectrum())[None, :]
         shared = counts.pixel_pass(scaled, jnp.ones((basis.n_columns, counts.n_pixels)))
         left, right = _nndsvd(np.asarray(shared, float), n_phases)
-        weights = jnp.asarray(left, float) / _safe(single.sum(0)[:, None])
+        sums = single.sum(0)[:, None]
+        weights = jnp.where(sums > 0, jnp.asarray(left, float) / _safe(sums), 0.0)
         return in_gauge(problem, weights, jnp.asarray(right, float))
+
+
+def _as_floats(values):
+    return None if values is None else jnp.asarray(values, float)
 
 
 class GivenStart(AbstractStart):
     """The caller's own factors, in any gauge.
 
+    They are kept as they are where they satisfy the constraint; else see `in_gauge`. Without
+    `abundances` every phase starts with the same share of each pixel's counts.
     Raises `InputError` when their shapes do not fit or an entry is negative or not finite.
     """
 
-    weights: Float[Array, "column phase"]
-    abundances: Float[Array, "phase pixel"] | None = None
+    weights: Float[Array, "column phase"] = eqx.field(converter=_as_floats)
+    abundances: Float[Array, "phase pixel"] | None = eqx.field(default=None, converter=_as_floats)
 
     def __call__(self, problem, n_phases, key):
         expected = (problem.basis.n_columns, n_phases)
@@ -95,23 +103,32 @@ def in_gauge(
 ) -> tuple[Weights, Abundances]:
     """W and H moved to the problem's gauge without changing the spectra or the shares.
 
-    Shares of a pixel's counts are kept and, unless `keep_scale`, scaled to that pixel's counts.
-    Fixed entries are put in, and constrained sums restored on the free ones.
+    H holds each phase's share of a pixel's counts, and the result is scaled to that pixel's
+    counts; with `keep_scale` W and H are taken as they are and moved only as far as the constraint
+    asks. Fixed entries are put in, and constrained sums restored on the free ones.
     """
     sums = (problem.basis.column_sums * weights).sum(0)
     unit, maps = weights / _safe(sums)[None, :], abundances
     if keep_scale:
+        if isinstance(problem.constraint, SumToOneAbundances):
+            total = maps.sum(0)
+            if bool((jnp.abs(total - 1) < 1e-3).all()):
+                return _with_fixed(problem, weights, maps / total[None, :])
+        elif not isinstance(problem.constraint, SumToOneWeights):
+            return _with_fixed(problem, weights, maps)
         maps = maps * sums[:, None]
     else:
         per_exposure = problem.counts.pixel_totals() / _safe(exposure_or_one(problem.counts)[0])
         per_exposure = jnp.maximum(per_exposure, 1e-3 * per_exposure.mean())  # empty pixels
         maps = maps / _safe(maps.sum(0))[None, :] * per_exposure[None, :]
     if isinstance(problem.constraint, SumToOneAbundances):
-        level = maps.sum(0).mean()
-        weights, maps = unit * level, maps / _safe(maps.sum(0))[None, :]
+        total = maps.sum(0)
+        shares = jnp.where((total > 0)[None, :], maps / _safe(total)[None, :], 1.0 / len(maps))
+        weights, maps = unit * total.mean(), shares
     elif isinstance(problem.constraint, SumToOneWeights):
         rows = jnp.asarray(problem.basis.composition_rows)
-        scale = _safe(jnp.where(rows[:, None], unit, 0.0).sum(0))
+        scale = jnp.where(rows[:, None], unit, 0.0).sum(0)
+        scale = jnp.where(scale > 0, scale, 1.0)
         weights, maps = unit / scale[None, :], maps * scale[:, None]
     else:
         weights = unit
@@ -123,11 +140,12 @@ def mean_weights(
 ) -> Float[Array, " column"]:
     """Poisson fit of one spectrum by `steps` multiplicative updates: y = G w."""
     sums = matrix.sum(0)
-    start = spectrum.sum() / len(sums) / _safe(sums)
+    start = jnp.where(sums > 0, spectrum.sum() / len(sums) / _safe(sums), 0.0)
 
     def step(_, w):
-        model = jnp.maximum(matrix @ w, jnp.finfo(w.dtype).tiny)
-        return w * (matrix.T @ (spectrum / model)) / _safe(sums)
+        model = jnp.matmul(matrix, w, precision="highest")
+        ratio = jnp.where(model > 0, spectrum / _safe(model), 0.0)
+        return w * jnp.matmul(matrix.T, ratio, precision="highest") / _safe(sums)
 
     return jax.lax.fori_loop(0, steps, step, start)
 
@@ -143,7 +161,11 @@ def _with_fixed(problem, weights, maps):
         rows = None
         if isinstance(problem.constraint, SumToOneWeights):
             rows = jnp.asarray(problem.basis.composition_rows)[:, None]
+        before = (problem.basis.column_sums * weights).sum(0)
         weights = _fill(problem.fixed_weights, weights, rows)
+        if not isinstance(problem.constraint, SumToOneAbundances):
+            after = (problem.basis.column_sums * weights).sum(0)
+            maps = maps * jnp.where(after > 0, before / _safe(after), 1.0)[:, None]
     if problem.fixed_abundances is not None:
         rows = None
         if isinstance(problem.constraint, SumToOneAbundances):
@@ -158,6 +180,8 @@ def _fill(fixed, entries, summed_rows):
     free = summed_rows & ~fixed.mask
     left = 1.0 - jnp.where(summed_rows & fixed.mask, fixed.values, 0.0).sum(0)
     have = jnp.where(free, entries, 0.0).sum(0)
+    entries = jnp.where((have > 0)[None, :], entries, 1.0)
+    have = jnp.where(have > 0, have, free.sum(0).astype(have.dtype))
     scaled = entries * (jnp.maximum(left, 0.0) / _safe(have))[None, :]
     return fixed.apply(jnp.where(free, scaled, entries))
 
@@ -166,7 +190,9 @@ def _nndsvd(matrix: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
     values, vectors = np.linalg.eigh(matrix @ matrix.T)
     values, vectors = values[::-1][:rank], vectors[:, ::-1][:, :rank]
     singular = np.sqrt(np.maximum(values, 0.0))
-    right = (vectors.T @ matrix) / np.maximum(singular, 1e-300)[:, None]
+    # the data may hold fewer than `rank` directions; the others start flat
+    singular = np.where(singular > 1e-7 * singular[0], singular, 0.0)
+    right = (vectors.T @ matrix) / np.where(singular > 0, singular, np.inf)[:, None]
     left_out, right_out = np.empty_like(vectors), np.empty_like(right)
     for j in range(rank):
         u, v = vectors[:, j], right[j]

@@ -1,4 +1,4 @@
-"""`factorise`: one verb, one solver object, one result."""
+"""What a solver is, what it solves, and the loop that runs it."""
 
 import abc
 import time
@@ -27,6 +27,7 @@ class RESULTS(eqx.Enumeration):
         "The largest number of steps was reached before the fit converged; raise max_steps, or "
         "rtol and xtol if the accuracy reached is enough."
     )
+    basis_moving = "The fit converged for the last G, but G still follows W; raise basis_rounds."
     nonfinite = (
         "The fit met values that are not finite; check G and the start values for zeros, NaN and "
         "infinities."
@@ -98,6 +99,10 @@ class Factorisation(eqx.Module):
         return float(self.nll_trace[-1])
 
 
+#: The trace has room for multiples of so many values, so that other steps compile nothing new.
+_TRACE_ROOM = 256
+
+
 class _LoopState(eqx.Module):
     weights: Weights
     abundances: Abundances
@@ -119,10 +124,10 @@ def _unit_counts(problem, weights):
 
 
 @eqx.filter_jit
-def _start(problem, solver, weights, abundances, n_checks):
+def _start(problem, solver, weights, abundances, room):
     losses = problem.losses(weights, abundances)
     penalty = problem.penalty(abundances)
-    trace = jnp.full(n_checks + 1, jnp.nan, losses.dtype).at[0].set(losses.sum() + penalty)
+    trace = jnp.full(room, jnp.nan, losses.dtype).at[0].set(losses.sum() + penalty)
     return _LoopState(
         weights,
         abundances,
@@ -140,14 +145,15 @@ def _start(problem, solver, weights, abundances, n_checks):
 
 @eqx.filter_jit
 def _advance(problem, solver, state, until, rtol, xtol, check_every):
-    """Step until `until`, looking at the objective every `check_every` steps."""
+    """Step until `until`, looking at the objective every `check_every` steps and at the end."""
 
     def one(_, carry):
         return solver.step(problem, *carry)
 
     def body(state):
+        n_steps = jnp.minimum(check_every, until - state.step)
         w, h, inner = jax.lax.fori_loop(
-            0, check_every, one, (state.weights, state.abundances, state.solver_state)
+            0, n_steps, one, (state.weights, state.abundances, state.solver_state)
         )
         losses, penalty = problem.losses(w, h), problem.penalty(h)
         # differences before sums: float32 stays honest
@@ -155,8 +161,8 @@ def _advance(problem, solver, state, until, rtol, xtol, check_every):
         shape = _unit_counts(problem, w)
         value = losses.sum() + penalty
         scale = jnp.abs(value)
-        small = decrease <= rtol * scale * check_every
-        still = jnp.abs(shape - state.shape).max() <= xtol * check_every
+        small = decrease <= rtol * scale * n_steps
+        still = jnp.abs(shape - state.shape).max() <= xtol * n_steps
         finite = jnp.isfinite(value) & jnp.isfinite(shape).all()
         result = RESULTS.where(
             ~finite,
@@ -171,7 +177,7 @@ def _advance(problem, solver, state, until, rtol, xtol, check_every):
             penalty,
             shape,
             state.trace.at[state.check + 1].set(value),
-            state.step + check_every,
+            state.step + n_steps,
             state.check + 1,
             result,
             (small & still) | ~finite,
@@ -200,12 +206,14 @@ def solve(
     The fit has converged when one step lowers the objective by at most `rtol` of its magnitude
     *and* moves no entry of W, as the share of its phase's counts, by more than `xtol`; both are
     looked at every `check_every` steps. `progress(step, max_steps, objective)` is called on the
-    host about fifty times, between compiled stretches, and never from inside them.
+    host at most fifty times, between compiled stretches, and never from inside them; it does not
+    change the result.
     """
     began = time.perf_counter()
     n_checks = -(-max_steps // check_every)
-    state = _start(problem, solver, weights, abundances, n_checks)
-    stretch = max_steps if progress is None else max(check_every, max_steps // 50)
+    room = -(-(n_checks + 1) // _TRACE_ROOM) * _TRACE_ROOM
+    state = _start(problem, solver, weights, abundances, room)
+    stretch = max_steps if progress is None else -(-max_steps // (50 * check_every)) * check_every
     until = 0
     while until < max_steps and not bool(state.done):
         until = min(until + stretch, max_steps)
@@ -220,7 +228,7 @@ def solve(
         state.abundances,
         problem.basis,
         state.result,
-        np.arange(checks) * check_every,
+        np.minimum(np.arange(checks) * check_every, int(state.step)),
         np.asarray(state.trace)[:checks],
         int(state.step),
         time.perf_counter() - began,
