@@ -172,7 +172,7 @@ def _check_below(sums, name):
     """Sums are taken in 32 bits on the device."""
     worst = int(np.argmax(sums)) if len(sums) else 0
     check(
-        len(sums) == 0 or sums[worst] < 2**31,
+        len(sums) == 0 or bool(sums[worst] < 2**31),
         f"The counts of {name} {worst} add up to 2³¹ or more; divide the image into frames or "
         "regions.",
     )
@@ -205,6 +205,8 @@ def _check_counts(value, place):
         value.dtype.kind in "iufb",
         f"Counts have the type {value.dtype}; give whole numbers.",
     )
+    if value.size == 0:
+        return
     bad = ~np.isfinite(value) if value.dtype.kind == "f" else np.zeros(0, bool)
     check(not bad.any(), f"Counts are not finite at {place(_first(bad))}; remove or mask them.")
     bad = value < 0 if value.dtype.kind != "u" else np.zeros(0, bool)
