@@ -87,7 +87,9 @@ def test_gradient_is_linear_and_ends_pure():
     maps = np.asarray(gradient((4, 9), n_phases=3))
     np.testing.assert_allclose(maps[0, 2], [1, 0.75, 0.5, 0.25, 0, 0, 0, 0, 0], atol=1e-6)
     np.testing.assert_allclose(maps[1, 0], [0, 0.25, 0.5, 0.75, 1, 0.75, 0.5, 0.25, 0], atol=1e-6)
-    np.testing.assert_allclose(np.asarray(gradient((9, 4), n_phases=3, axis="y"))[:, :, 1], maps[:, 1])
+    np.testing.assert_allclose(
+        np.asarray(gradient((9, 4), n_phases=3, axis="y"))[:, :, 1], maps[:, 1]
+    )
 
 
 def test_texture_has_its_length_and_contrast():
@@ -125,7 +127,10 @@ def test_thickness_spans_its_range_and_is_smooth():
         (lambda: spheres((20, 20), radius=(3.0, 4.0), count=1, key=jax.random.key(0)), "radii"),
         (
             lambda: spheres(
-                (20, 20), radius=5.0, centres=[[(9.0, 9.0), (9.0, 10.0), (10.0, 10.0)]], foil_thickness=10.0
+                (20, 20),
+                radius=5.0,
+                centres=[[(9.0, 9.0), (9.0, 10.0), (10.0, 10.0)]],
+                foil_thickness=10.0,
             ),
             "overlap",
         ),

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from .._checks import check
+from ..physics import Number
 
 _ATTEMPTS = 2000  # positions tried for the spheres of one scene before it counts as full
 _SCENES = 50  # scenes begun before giving up
@@ -23,10 +24,10 @@ def spheres(
     shape: tuple[int, int] = (128, 128),
     *,
     key: Key[Array, ""] | None = None,
-    radius: float | int | Sequence[float | int] = 25.0,
+    radius: Number | Sequence[Number] = 25.0,
     count: int | Sequence[int] = (1, 1),
-    centres: Sequence[Sequence[tuple[float | int, float | int]]] | None = None,
-    foil_thickness: float | int | None = None,
+    centres: Sequence[Sequence[tuple[Number, Number]]] | None = None,
+    foil_thickness: Number | None = None,
 ) -> Float[Array, "phase y x"]:
     """Spheres of one or more particle phases in a foil of matrix (phase 0).
 
@@ -91,10 +92,10 @@ def spheres(
 def grain_boundary(
     shape: tuple[int, int] = (128, 128),
     *,
-    width: float = 4.0,
-    peak: float = 0.6,
-    angle: float = 70.0,
-    position: float = 0.5,
+    width: Number = 4.0,
+    peak: Number = 0.6,
+    angle: Number = 70.0,
+    position: Number = 0.5,
 ) -> Float[Array, "phase y x"]:
     """Two grains (phases 0 and 1) and a segregated layer along their boundary (phase 2).
 
@@ -146,8 +147,8 @@ def random_texture(
     *,
     key: Key[Array, ""],
     n_phases: int = 3,
-    length: float = 8.0,
-    contrast: float = 4.0,
+    length: Number = 8.0,
+    contrast: Number = 4.0,
 ) -> Float[Array, "phase y x"]:
     """Softmax of one smooth Gaussian random field per phase.
 
@@ -169,9 +170,9 @@ def thickness_map(
     shape: tuple[int, int] = (128, 128),
     *,
     key: Key[Array, ""],
-    low: float = 0.5,
-    high: float = 1.5,
-    length: float = 24.0,
+    low: Number = 0.5,
+    high: Number = 1.5,
+    length: Number = 24.0,
 ) -> Float[Array, "y x"]:
     """A smoothly varying relative thickness that spans exactly `low` to `high`.
 

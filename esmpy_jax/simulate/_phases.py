@@ -4,14 +4,17 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from .._basis import Basis, ColumnKind
 from .._checks import check
+from .._types import Weights
 from ..atomic import Composition, parse_element
 from ..model import EDSModel
+from ..physics import Number
 
 _AVOGADRO = 602.214076  # molecules per (g/mol) in one nm³ at 1 g/cm³
 _FLAT_SHARE = 0.1  # of the continuum's counts in the first, nearly flat Lifshin column
@@ -34,10 +37,10 @@ class Phase:
     """
 
     name: str
-    composition: Composition | Mapping[str, float]
-    density: float
-    bremsstrahlung: float | tuple[float, ...] = 0.3
-    stray: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    composition: Composition | Mapping[str, Number]
+    density: Number
+    bremsstrahlung: Number | tuple[Number, ...] = 0.3
+    stray: Mapping[str, Number] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         if not isinstance(self.composition, Composition):
@@ -84,7 +87,7 @@ def phase_weights(
     check(len(phases) >= 1, "A simulation needs at least one phase; none was given.")
     base = [_emission_weights(model, phase) for phase in phases]
     weights = np.stack(base, axis=1)
-    basis = model.basis(jnp.asarray(weights, float))
+    basis = _basis(model, jnp.asarray(weights, float))
     kinds = [column.kind for column in basis.columns]
     continuum = np.array([kind is ColumnKind.BREMSSTRAHLUNG for kind in kinds], bool)
     element = np.array([kind is ColumnKind.ELEMENT for kind in kinds], bool)
@@ -94,6 +97,11 @@ def phase_weights(
             phase, sums[continuum, i], float(sums[element, i] @ weights[element, i])
         )
     return weights, basis
+
+
+@eqx.filter_jit
+def _basis(model: EDSModel, weights: Weights) -> Basis:
+    return model.basis(weights)
 
 
 def _emission_weights(model: EDSModel, phase: Phase) -> np.ndarray:

@@ -9,7 +9,9 @@ from .._checks import check
 from ..objective import AbstractCounts, counts_from_coo
 
 _ENTRIES = 2**22  # channels × pixels, and about the photons, of one tile
-_BLOCK = 2**17  # random words drawn at once; a fixed shape, so compiled once
+# Random numbers are drawn in blocks of a fixed shape, so that JAX compiles each draw once.
+_BLOCK = 2**15  # words
+_TOTALS = 2**12  # Poisson variables
 
 
 def sample_counts(
@@ -41,8 +43,7 @@ def sample_counts(
     n_pixels = h.shape[1]
     totals_key, photons_key = jax.random.split(key)
     rates = d.sum(0)[:, None] * h
-    totals = jax.random.poisson(totals_key, jnp.asarray(rates, jnp.float32), dtype=jnp.int32)
-    totals = np.asarray(totals, np.int64)
+    totals = _poisson(totals_key, rates)
     bounds = [_cumulative_words(d[:, phase]) for phase in range(n_phases)]
 
     bright = max(float(rates.sum(0).mean()) if n_pixels else 0.0, float(n_channels))
@@ -67,6 +68,17 @@ def sample_counts(
         scan_shape=(n_pixels,) if scan_shape is None else tuple(scan_shape),
         n_channels=n_channels,
     )
+
+
+def _poisson(key: Key[jax.Array, ""], rates: np.ndarray) -> np.ndarray:
+    """A Poisson variable for each rate, drawn in blocks of one shape."""
+    flat = np.zeros(-(-rates.size // _TOTALS) * _TOTALS, np.float32)
+    flat[: rates.size] = rates.ravel()
+    draws = [
+        np.asarray(jax.random.poisson(jax.random.fold_in(key, i), jnp.asarray(block)), np.int64)
+        for i, block in enumerate(flat.reshape(-1, _TOTALS))
+    ]
+    return np.concatenate([np.zeros(0, np.int64), *draws])[: rates.size].reshape(rates.shape)
 
 
 def _cumulative_words(spectrum: np.ndarray) -> np.ndarray:

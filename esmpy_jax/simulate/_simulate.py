@@ -3,27 +3,29 @@
 import math
 from collections.abc import Sequence
 
-import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
 from .._checks import check
 from ..inference import GroundTruth, Provenance, SpectrumImage
 from ..model import EDSModel
-from ..physics import Acquisition
+from ..physics import Acquisition, Number
 from ._phases import Phase, phase_weights
 from ._sampling import sample_counts
+
+_MN_KA = 5.895  # keV
 
 
 def simulate(
     model: EDSModel,
     phases: Sequence[Phase],
     abundance: Float[Array, "phase y x"] | Float[np.ndarray, "phase y x"],
-    counts_per_pixel: float,
+    counts_per_pixel: Number,
     *,
     key: Key[Array, ""],
-    thickness: Float[Array, "y x"] | Float[np.ndarray, "y x"] | None = None,
-    pixel_size: tuple[float, float] = (1.0, 1.0),
+    thickness: Float[Array, "ny nx"] | Float[np.ndarray, "ny nx"] | None = None,
+    pixel_size: tuple[Number, Number] = (1.0, 1.0),
     pixel_unit: str = "nm",
     title: str = "simulated",
 ) -> SpectrumImage:
@@ -99,14 +101,15 @@ def simulate(
         element_symbols=tuple(element.symbol for element in model.elements),
         phase_names=tuple(phase.name for phase in phases),
     )
+    acquisition = _acquisition(model)
     return SpectrumImage(
         counts=counts,
         energy_axis=model.energy_axis,
-        acquisition=_acquisition(model),
+        acquisition=acquisition,
         pixel_size=(float(pixel_size[0]), float(pixel_size[1])),
         pixel_unit=pixel_unit,
         title=title,
-        provenance=_provenance(model, pixel_size, pixel_unit),
+        provenance=_provenance(model, acquisition, pixel_size, pixel_unit),
         truth=truth,
     )
 
@@ -122,26 +125,38 @@ def _composition(model: EDSModel, phases: Sequence[Phase]) -> np.ndarray:
 
 def _acquisition(model: EDSModel) -> Acquisition:
     """What a microscope would have written: an untilted stage, so elevation = take-off angle."""
-    angle = getattr(model, "take_off_angle", None)
+    angle = None if model.take_off_angle is None else float(model.take_off_angle)
+    level = None if angle is None else 0.0
     return Acquisition(
-        beam_energy=float(model.beam_energy),
-        elevation=None if angle is None else float(angle),
-        azimuth=None if angle is None else 0.0,
-        tilt_alpha=None if angle is None else 0.0,
-        tilt_beta=None if angle is None else 0.0,
+        beam_energy=model.beam_energy,
+        elevation=angle,
+        azimuth=level,
+        tilt_alpha=level,
+        tilt_beta=level,
+        energy_resolution_mn_ka=1e3 * float(model.detector.resolution.fwhm(jnp.asarray(_MN_KA))),
         elements=tuple(element.symbol for element in model.elements),
     )
 
 
 def _provenance(
-    model: EDSModel, pixel_size: tuple[float, float], unit: str
+    model: EDSModel, acquisition: Acquisition, pixel_size: tuple[Number, Number], unit: str
 ) -> dict[str, Provenance]:
     axis = model.energy_axis
     values = {
-        "beam energy": (float(model.beam_energy), "keV"),
-        "energy offset": (float(jax.device_get(axis.offset)), "keV"),
-        "energy gain": (float(jax.device_get(axis.gain)), "keV/channel"),
+        "beam energy": (acquisition.beam_energy, "keV"),
+        "elevation": (acquisition.elevation, "°"),
+        "azimuth": (acquisition.azimuth, "°"),
+        "tilt alpha": (acquisition.tilt_alpha, "°"),
+        "tilt beta": (acquisition.tilt_beta, "°"),
+        "energy resolution": (acquisition.energy_resolution_mn_ka, "eV"),
+        "energy offset": (float(axis.offset), "keV"),
+        "energy gain": (float(axis.gain), "keV"),
         "pixel size y": (float(pixel_size[0]), unit),
         "pixel size x": (float(pixel_size[1]), unit),
     }
-    return {name: Provenance(value, unit, "given") for name, (value, unit) in values.items()}
+    return {
+        name: Provenance(None, unit, "missing")
+        if value is None
+        else Provenance(float(f"{value:.7g}"), unit, "given")  # the digits of 32 bits
+        for name, (value, unit) in values.items()
+    }

@@ -1,0 +1,216 @@
+"""Spectra: the summed spectrum with its fit, and the spectrum of each phase."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import AutoMinorLocator, MaxNLocator
+
+from .._checks import check
+from ._labels import label_lines, visible_lines
+from ._style import (
+    INK,
+    PALE,
+    SOFT,
+    LineLabels,
+    Number,
+    need,
+    new_figure,
+    phase_colour,
+    phase_names,
+    styled,
+    values,
+)
+
+_WIDTH = 10.0  # inches, of the figure
+_SIZE = (_WIDTH - 1.0, 3.3)  # of the main axes, roughly
+_PANEL = (_WIDTH - 1.0, 1.8)  # of one phase's axes
+_LIMIT = 8.0  # largest residual shown at its place, in standard deviations
+
+
+@styled
+def plot_spectra(
+    dataset: xr.Dataset,
+    *,
+    lines: LineLabels = (),
+    names: Sequence[str] | None = None,
+    scale: str = "log",
+    energy_range: tuple[Number, Number] | None = None,
+) -> Figure:
+    """The counts of the whole scan, the fit, each phase's part of it, and what is left.
+
+    The fit is the sum of the phases' parts, `fit_sum(energy, phase)` (or, without it,
+    `spectra[:, p] sum_yx H[p]`); below it the residual `(counts - fit) / sqrt(fit)`
+    in standard deviations of a Poisson count, larger ones at the edge as triangles.
+
+    **Arguments:**
+
+    - `dataset`: with `counts_sum` and `fit_sum`, or `spectra` and `H`.
+    - `lines`: (energy in keV, text), the most important first, as from `strongest_lines`; those
+      that show as a peak are labelled.
+    - `names`: of the phases, instead of the dataset's.
+    - `scale`: "log" or "linear".
+    - `energy_range`: (low, high) in keV; all by default.
+    """
+    need(dataset, "counts_sum")
+    _check_scale(scale)
+    energy, inside = _energy(dataset, energy_range)
+    counts = values(dataset, "counts_sum", "energy")[inside]
+    shares = _phase_counts(dataset)[inside]
+    fit = shares.sum(1)
+    titles = phase_names(dataset, names)
+
+    figure = new_figure(_WIDTH, 6.4)
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3.4, 1))
+    top.fill_between(energy, counts, step="mid", color=PALE, linewidth=0, label="counts")
+    for i, name in enumerate(titles):
+        percent = 100 * shares[:, i].sum() / max(fit.sum(), 1e-300)
+        label = f"{name} ({percent:.3g} %)"
+        top.plot(energy, shares[:, i], color=phase_colour(i), linewidth=1.3, label=label)
+    top.plot(energy, fit, color=INK, linewidth=0.9, label="fit")
+    gain = float(energy[1] - energy[0]) if len(energy) > 1 else 0.0
+    top.set_xlim(energy[0] - gain / 2, energy[-1] + gain / 2)
+    _set_height(top, scale, np.maximum(counts, fit), shares)
+    top.set_ylabel(_per_channel("counts", gain))
+    handles, labels = top.get_legend_handles_labels()
+    order = [labels.index("counts"), labels.index("fit"), *range(1, len(labels) - 1)]
+    figure.legend(
+        [handles[i] for i in order],
+        [labels[i] for i in order],
+        loc="outside lower center",
+        ncols=min(len(order), 5),
+    )
+    top.tick_params(labelbottom=False)
+    _residuals(bottom, energy, counts, fit)
+    _tick_energy(bottom)
+    least = 0.01 * float(fit.max()) if scale == "linear" else 0.0
+    shown = visible_lines(lines, energy, fit, least=least)
+    label_lines(top, shown, energy, np.maximum(counts, fit), size=_SIZE)
+    figure.align_ylabels([top, bottom])
+    return figure
+
+
+@styled
+def plot_phase_spectra(
+    dataset: xr.Dataset,
+    *,
+    lines: LineLabels = (),
+    names: Sequence[str] | None = None,
+    scale: str = "log",
+    energy_range: tuple[Number, Number] | None = None,
+) -> Figure:
+    """One panel for each phase's own spectrum G W, normalised to sum one, with its composition.
+
+    Arguments as in `plot_spectra`; in each panel only lines that show as a peak there are
+    labelled.
+    """
+    need(dataset, "spectra")
+    _check_scale(scale)
+    energy, inside = _energy(dataset, energy_range)
+    spectra = values(dataset, "spectra", "energy", "phase")[inside]
+    spectra = spectra / np.maximum(spectra.sum(0), 1e-300)
+    titles = phase_names(dataset, names)
+    figure = new_figure(_WIDTH, 0.7 + 2.5 * len(titles))
+    grid = figure.subplots(len(titles), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    gain = float(energy[1] - energy[0]) if len(energy) > 1 else 0.0
+    grid[0].set_xlim(energy[0] - gain / 2, energy[-1] + gain / 2)
+    _set_height(grid[0], scale, spectra, spectra)
+    for i, (axes, title) in enumerate(zip(grid, titles, strict=True)):
+        colour = phase_colour(i)
+        axes.fill_between(energy, spectra[:, i], color=colour, alpha=0.18, linewidth=0)
+        axes.plot(energy, spectra[:, i], color=colour, linewidth=1.2)
+        least = 0.01 * float(spectra.max()) if scale == "linear" else 0.0
+        shown = visible_lines(lines, energy, spectra[:, i], least=least)
+        label_lines(axes, shown, energy, spectra[:, i], size=_PANEL)
+        axes.text(
+            0.995, 0.95, title, transform=axes.transAxes, ha="right", va="top", color=colour,
+            fontweight="bold", fontsize=12,
+        )  # fmt: skip
+        axes.text(
+            0.995, 0.80, _composition_text(dataset, i), transform=axes.transAxes, ha="right",
+            va="top", fontsize=9.5,
+        )  # fmt: skip
+    grid[-1].set_xlabel("energy (keV)")
+    _tick_energy(grid[-1])
+    figure.supylabel(_per_channel("share of the phase's counts", gain), fontsize=11)
+    return figure
+
+
+def _tick_energy(axes: Axes) -> None:
+    axes.xaxis.set_major_locator(MaxNLocator(11, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_minor_locator(AutoMinorLocator())
+
+
+def _check_scale(scale: str) -> None:
+    check(scale in ("log", "linear"), f"Unknown scale '{scale}'; choose 'log' or 'linear'.")
+
+
+def _energy(
+    dataset: xr.Dataset, energy_range: tuple[Number, Number] | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The channels' energies inside the range, and which channels these are."""
+    energy = np.asarray(dataset["energy"].values, np.float64)
+    low, high = (-np.inf, np.inf) if energy_range is None else energy_range
+    inside = (energy >= low) & (energy <= high)
+    check(
+        int(inside.sum()) >= 2,
+        f"No channels lie between {low:g} and {high:g} keV; the axis runs from {energy[0]:.3g} to "
+        f"{energy[-1]:.3g} keV.",
+    )
+    return energy[inside], inside
+
+
+def _phase_counts(dataset: xr.Dataset) -> np.ndarray:
+    """Expected counts of each phase in the summed spectrum, (energy, phase)."""
+    if "fit_sum" in dataset:
+        return values(dataset, "fit_sum", "energy", "phase")
+    need(dataset, "spectra", "H")
+    amounts = values(dataset, "H", "phase", "y", "x").sum((1, 2))
+    return values(dataset, "spectra", "energy", "phase") * amounts
+
+
+def _set_height(axes: Axes, scale: str, upper: np.ndarray, level: np.ndarray) -> None:
+    """Limits that hold the peaks and, on a log axis, show the continuum and no empty decades."""
+    top = max(float(upper.max()), 1e-300)
+    if scale == "linear":
+        axes.set_ylim(0, 1.05 * top)
+        axes.ticklabel_format(axis="y", scilimits=(-3, 5), useMathText=True)
+        return
+    positive = level[level > 0]
+    floor = float(np.quantile(positive, 0.05)) / 2 if positive.size else top / 1e4
+    axes.set_yscale("log")
+    axes.set_ylim(min(max(floor, top / 1e5), top / 30), 1.6 * top)
+
+
+def _per_channel(what: str, gain: float) -> str:
+    return f"{what} per {1000 * gain:.3g} eV"
+
+
+def _residuals(axes: Axes, energy: np.ndarray, counts: np.ndarray, fit: np.ndarray) -> None:
+    residual = (counts - fit) / np.sqrt(np.maximum(fit, 1e-12))
+    residual = np.where((fit <= 1e-12) & (counts == 0), 0.0, residual)
+    limit = float(np.clip(1.1 * np.abs(residual).max(), 4.0, _LIMIT))
+    far = np.abs(residual) > limit
+    axes.axhspan(-2, 2, color=PALE, alpha=0.6, linewidth=0)
+    axes.axhline(0, color=SOFT, linewidth=0.8)
+    axes.plot(energy[~far], residual[~far], ".", color=INK, markersize=2.2, alpha=0.7)
+    for sign, marker in ((1, "^"), (-1, "v")):
+        beyond = far & (np.sign(residual) == sign)
+        edge = np.full(int(beyond.sum()), sign * 0.93 * limit)
+        axes.plot(energy[beyond], edge, marker, color="#C00000", markersize=4.5)
+    axes.set_ylim(-limit, limit)
+    axes.set_ylabel("residual (σ)")
+    axes.set_xlabel("energy (keV)")
+
+
+def _composition_text(dataset: xr.Dataset, phase: int, most: int = 5) -> str:
+    """ "O 60.1  Si 20.2 at%": the most abundant elements of a phase."""
+    if "composition" not in dataset:
+        return ""
+    percent = values(dataset, "composition", "element", "phase")[:, phase]
+    symbols = [str(symbol) for symbol in dataset["element"].values]
+    order = [i for i in np.argsort(-percent, kind="stable")[:most] if percent[i] >= 0.05]
+    parts = [f"{symbols[i]} {percent[i]:.1f}" for i in order]
+    return "  ".join(parts) + (" at%" if parts else "")
