@@ -122,3 +122,12 @@ def test_gradient_of_the_resolution(x64):
 def test_resolution_refuses_what_no_detector_has(arguments, words):
     with pytest.raises(InputError, match=words):
         Resolution.from_mn_ka(*arguments)
+
+
+def test_oxygen_in_dysprosium_scandate(precision):
+    """O K through 100 nm of 6.97 g/cm³ at 18 degrees, with the FFAST coefficients of Dy, Sc, O."""
+    attenuation = jnp.array([5837.0, 23149.9, 1120.4])
+    mixture = jnp.array([162.5, 44.956, 47.997]) / 255.453
+    for fractions, expected in ((mixture, 0.463), (jnp.array([0.0, 0.0, 1.0]), 0.884)):
+        chi = absorption_depth(attenuation, fractions, 6.97 * 100e-7, 18.0)
+        assert absorption_factor(chi) == pytest.approx(expected, abs=5e-4)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike, Float, Int
+from jaxtyping import Float, Int
 
 from .._basis import Column, ColumnKind
 from .._checks import check
@@ -15,12 +15,14 @@ from ..atomic import (
     Composition,
     Element,
     EmissionLines,
+    mass_attenuation,
     parse_element,
     parse_elements,
 )
 from ..physics import (
     AbstractBremsstrahlung,
     Acquisition,
+    Curve,
     Detector,
     EnergyAxis,
     Frozen,
@@ -33,6 +35,7 @@ from ._parameters import Source, resolve
 
 _CM_PER_NM = 1e-7
 _LOWEST_ENERGY = 0.1  # keV, where the tables begin
+_MARGIN = 0.3  # keV: how far a line outside the energy axis may reach in; over 3 sigma at 20 keV
 
 Elements = str | Iterable[str | int | Element]
 
@@ -57,7 +60,7 @@ def model_fields(
     *,
     stray: Elements = (),
     split: Mapping[str, Number] | None = None,
-    columns: Mapping[str, ArrayLike] | None = None,
+    columns: Mapping[str, Curve] | None = None,
     detector: Detector | None = None,
     bremsstrahlung: AbstractBremsstrahlung | None = None,
     beam_energy: Number | None = None,
@@ -104,14 +107,13 @@ def model_fields(
 
     offset, gain = float(energy_axis.offset), float(energy_axis.gain)
     first, last = offset, offset + gain * (energy_axis.size - 1)
-    widest = float(detector.resolution.fwhm(jnp.asarray(last, float)))
     assigned = assign_lines(
         sample,
         other,
         cuts,
         beam_energy=beam,
         energy_range=(first - gain / 2, last + gain / 2),
-        margin=1.5 * widest,
+        margin=_MARGIN,
         min_cross_section=min_cross_section,
         cascades=cascades,
     )
@@ -134,7 +136,8 @@ def model_fields(
     attenuation = line_attenuation = None
     if mass_thickness is not None:
         attenuation = AttenuationTable.tabulate(sample, (_LOWEST_ENERGY, max(last + 1, 100.0)))
-        line_attenuation = np.asarray(attenuation(jnp.asarray(assigned.lines.energy, float)))
+        energies = assigned.lines.energy
+        line_attenuation = np.stack([mass_attenuation(element, energies) for element in sample])
     tables = ModelTables(
         assigned.lines,
         assigned.line_column,
@@ -203,9 +206,7 @@ def _mass_thickness(thickness: Number | None, density: Number | None) -> float |
     return thickness * _CM_PER_NM * density if thickness > 0 else None
 
 
-def _custom_columns(
-    custom: Mapping[str, ArrayLike], size: int
-) -> Float[np.ndarray, "channel custom"]:
+def _custom_columns(custom: Mapping[str, Curve], size: int) -> Float[np.ndarray, "channel custom"]:
     values = np.zeros((size, len(custom)))
     for i, (label, column) in enumerate(custom.items()):
         column = np.asarray(column, float)

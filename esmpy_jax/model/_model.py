@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, Float, Int
 
 from .._basis import Basis, Column, ColumnKind
 from .._checks import InputError
@@ -16,6 +16,7 @@ from ..atomic import Composition, Element, EmissionLines
 from ..physics import (
     AbstractBremsstrahlung,
     Acquisition,
+    Curve,
     Detector,
     EnergyAxis,
     Frozen,
@@ -88,7 +89,7 @@ class EDSModel(eqx.Module):
         *,
         stray: Elements = (),
         split: Mapping[str, Number] | None = None,
-        columns: Mapping[str, ArrayLike] | None = None,
+        columns: Mapping[str, Curve] | None = None,
         detector: Detector | None = None,
         bremsstrahlung: AbstractBremsstrahlung | None = None,
         beam_energy: Number | None = None,
@@ -192,12 +193,14 @@ class EDSModel(eqx.Module):
         mass = atoms * jnp.asarray(self.atomic_weights, float)[:, None]
         return mass / mass.sum(0, keepdims=True)
 
+    @eqx.filter_jit
     def basis(self, weights: Weights | None = None) -> Basis:
         """G at the model's parameters.
 
         Without self-absorption its matrix is (channel, column). With it, `weights` (column, phase)
         give each phase's mass fractions and the matrix is (phase, channel, column); without
-        `weights` it is that of the reference composition, (channel, column).
+        `weights` it is that of the reference composition, (channel, column). Compiled once for
+        all models that differ in their parameters alone.
         """
         tables, axis = self.tables.value, self.energy_axis
         energy = jnp.asarray(tables.lines.energy, float)

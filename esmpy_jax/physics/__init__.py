@@ -17,4 +17,5 @@ from ._layers import Layer as Layer
 from ._profiles import line_profiles as line_profiles
 from ._profiles import line_spectra as line_spectra
 from ._resolution import Resolution as Resolution
+from ._scalars import Curve as Curve
 from ._scalars import Number as Number

@@ -7,13 +7,13 @@ import re
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
 
 from .._checks import InputError, check
 from .._types import Scalar
 from ._frozen import Frozen
 from ._layers import Layer
-from ._scalars import Number, as_scalar
+from ._scalars import Curve, Number, as_scalar
 
 
 class AbstractEfficiency(eqx.Module):
@@ -110,9 +110,7 @@ class MeasuredEfficiency(AbstractEfficiency):
     knots: Frozen[np.ndarray] = eqx.field(static=True)
     values: Float[Array, " knot"]
 
-    def __init__(
-        self, energies: ArrayLike | Float[Array, " knot"], values: ArrayLike | Float[Array, " knot"]
-    ):
+    def __init__(self, energies: Curve, values: Curve):
         energy, value = np.asarray(energies, float), np.asarray(values, float)
         check(
             energy.ndim == 1 and energy.shape == value.shape,
@@ -137,7 +135,7 @@ class MeasuredEfficiency(AbstractEfficiency):
             "between 0 and 1, not percent.",
         )
         check(
-            energy[-1] < 1000,
+            float(energy[-1]) < 1000,
             f"An efficiency curve ends at {energy[-1]:g}, which looks like eV; give keV.",
         )
         self.knots = Frozen(energy)
@@ -182,7 +180,7 @@ class MeasuredEfficiency(AbstractEfficiency):
         return jnp.interp(energy, jnp.asarray(self.energies, float), self.values)
 
     def check_covers(self, low: Number, high: Number) -> None:
-        first, last = self.energies[[0, -1]]
+        first, last = (float(end) for end in self.energies[[0, -1]])
         slack = 1e-6 * max(abs(high), 1.0)
         check(
             first <= low + slack and high - slack <= last,

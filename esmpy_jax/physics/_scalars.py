@@ -1,5 +1,7 @@
 """Physical numbers as JAX scalars."""
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -7,6 +9,7 @@ from jaxtyping import Array, Float
 from .._types import Scalar
 
 Number = float | int
+Curve = Array | np.ndarray | Sequence[float | int]
 ScalarLike = Float[Array, ""] | float | int | np.number
 
 
