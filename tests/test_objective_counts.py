@@ -22,7 +22,8 @@ def image(seed=0, largest=200, shape=(4, 5, 9)):
 
 @pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize(
-    ("largest", "kind"), [(255, "uint8"), (256, "uint16"), (70_000, "uint32"), (2**31 - 1, "uint32")]
+    ("largest", "kind"),
+    [(255, "uint8"), (256, "uint16"), (70_000, "uint32"), (2**31 - 1, "uint32")],
 )
 def test_counts_are_kept_exactly(storage, largest, kind):
     y = image(largest=largest, shape=(4, 5, 9)) if largest < 10**6 else np.array([[[0, largest]]])
