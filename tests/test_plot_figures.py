@@ -164,8 +164,13 @@ def test_pixels_without_counts_stand_out(drawn):
         assert np.abs(scale - missing).max(1).min() > 0.15, "the grey is not a colour of the map"
         legend = drawn[name].legends[0]
         assert legend.get_texts()[0].get_text() == "no counts (6 pixels)"
-    full = plot.plot_abundances(make_dataset(empty=0))
-    assert not full.legends
+    data = make_dataset(empty=0)
+    assert not plot.plot_abundances(data).legends
+    counts = np.ones((48, 64), int)
+    counts[5, 7] = 0
+    counted = plot.plot_abundances(data.assign(pixel_counts=(("y", "x"), counts)))
+    mask = map_axes(counted)[0].images[0].get_array().mask
+    np.testing.assert_array_equal(mask, counts == 0)
 
 
 def test_the_map_lies_on_its_coordinates(drawn):

@@ -2,6 +2,7 @@
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -125,8 +126,10 @@ def test_counts_follow_the_thickness(model):
 def test_counts_and_truth_are_those_of_g_w_h(name, request, precision):
     """Chi-squared of the summed spectrum against the truth's spectra and shares of H."""
     model = request.getfixturevalue(name)
-    if precision == "float64":
-        model = jax.tree.map(lambda x: x.astype(float) if eqx.is_array(x) else x, model)
+    model = jax.tree.map(
+        lambda x: jnp.asarray(np.asarray(x), float) if eqx.is_array(x) else x, model
+    )
+    assert model.energy_axis.gain.dtype == precision
     phases = [OXIDE, METAL]
     image = simulate(model, phases, gradient((6, 10)), 3000.0, key=jax.random.key(2))
     truth = image.truth

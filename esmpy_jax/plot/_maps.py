@@ -45,8 +45,8 @@ def plot_abundances(
 
     - `dataset`: with `abundance(phase, y, x)`; `x` and `y` with a unit give the scale bar.
     - `names`: of the phases, instead of the dataset's.
-    - `empty`: pixels to show as having no counts; by default those whose `H` is zero and those
-      that are not finite.
+    - `empty`: pixels to show as having no counts; by default those that are not finite or
+      where `pixel_counts(y, x)` is zero, or `H` in a dataset without it.
     - `columns`: maps side by side.
     """
     need(dataset, "abundance")
@@ -159,6 +159,8 @@ def _empty_pixels(
     dataset: xr.Dataset, maps: Float[np.ndarray, "phase y x"]
 ) -> Bool[np.ndarray, "y x"]:
     empty = np.asarray(~np.isfinite(maps).all(0), bool)
+    if "pixel_counts" in dataset:
+        return empty | ~(values(dataset, "pixel_counts", "y", "x") > 0)
     if "H" in dataset and {"y", "x"} <= set(dataset["H"].dims):
         total = values(dataset, "H", "phase", "y", "x").sum(0)
         empty = empty | ~(total > 0)
