@@ -230,6 +230,15 @@ def test_channels_at_or_below_zero_are_left_out_and_reported(tmp_path):
     assert any("at or below 0 keV" in note for note in image.notes)
 
 
+@pytest.mark.parametrize("size", [500, 4096])
+def test_the_channel_at_zero_goes_whatever_its_rounding(tmp_path, size, precision):
+    data = np.ones((2, 2, size), np.uint8)
+    axes = [*files.signal(data)["axes"][:2], files.energy(size, 0.01, -0.1)]
+    image = load(files.write(tmp_path / "a.hspy", files.signal(data, axes)))
+    assert image.shape[2] == size - 11
+    assert float(image.energy_axis.offset) == pytest.approx(0.01, rel=1e-6)
+
+
 def test_strobe_peak_of_bruker_files(tmp_path):
     axes = [*files.signal(COUNTS)["axes"][:2], files.energy(50, 0.01, -0.1)]
     one = files.signal(COUNTS, axes, original_metadata={"DSP Configuration": {"a": 1}})

@@ -1,6 +1,7 @@
 """Counts out of any array, block by block, so that the dense cube is never in memory."""
 
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,8 +10,8 @@ import numpy as np
 from .._checks import check
 from ._signals import Signal
 
-#: Bytes of one block while reading.
-BLOCK = 2**25
+#: Bytes of one block while reading, unless the file's own chunks are larger.
+BLOCK = 2**23
 
 
 def coordinates(
@@ -77,12 +78,28 @@ def _blocks(cube: Any) -> Iterator[tuple[tuple[int, ...], np.ndarray]]:
         for row in range(0, cube.shape[0], rows):
             yield (row, 0, 0), cube[row : row + rows]
         return
-    cube = cube.rechunk({0: "auto", 1: "auto", 2: -1}, block_size_limit=BLOCK)
+    cube = cube.rechunk(_merged(cube))
     corners = [np.concatenate([[0], np.cumsum(sizes)[:-1]]) for sizes in cube.chunks]
     for index in itertools.product(*(range(n) for n in cube.numblocks)):
         corner = tuple(int(c[i]) for c, i in zip(corners, index, strict=True))
         block = cube.blocks[index].compute(scheduler="synchronous")
         yield corner, block.todense() if hasattr(block, "todense") else np.asarray(block)
+
+
+def _merged(cube: Any) -> tuple[tuple[int, ...], ...]:
+    """Neighbouring chunks put together up to `BLOCK` bytes; none is split and so read twice."""
+    largest = cube.dtype.itemsize * math.prod(max(sizes) for sizes in cube.chunks)
+    room = max(BLOCK // max(largest, 1), 1)
+    merged = []
+    for sizes in reversed(cube.chunks):  # energy first, then x, then y
+        number = min(room, len(sizes))
+        merged.append(_joined(sizes, number))
+        room = max(room // number, 1)
+    return tuple(reversed(merged))
+
+
+def _joined(sizes: tuple[int, ...], number: int) -> tuple[int, ...]:
+    return tuple(sum(sizes[i : i + number]) for i in range(0, len(sizes), number))
 
 
 def _whole(value: np.ndarray, place, name: str) -> np.ndarray:

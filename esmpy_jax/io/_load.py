@@ -1,6 +1,5 @@
 """`load`: any file that RosettaSciIO reads becomes a SpectrumImage."""
 
-import dataclasses
 import os
 import pathlib
 from collections.abc import Sequence
@@ -105,15 +104,19 @@ def _build(
     ny, nx = eds.scan_shape
     acquisition, provenance, said = read_acquisition(eds, given)
     notes += said
-    offset, gain = energy
-    axis, calibration = _energy_axis(eds, offset, gain, path.name)
-    axis, channels, cropped = _crop(axis, _is_bruker(path, eds), energy_range, path.name)
-    notes += cropped
-    calibration["energy offset"] = dataclasses.replace(
-        calibration["energy offset"],
-        value=float(calibration["energy offset"].value or 0.0)
-        + channels.start * float(calibration["energy gain"].value or 0.0),
+    offset, gain = _calibration(eds, energy, path.name)
+    channels, cropped = _channels(
+        EnergyAxis(offset, gain, eds.n_channels), _is_bruker(path, eds), energy_range, path.name
     )
+    notes += cropped
+    offset += gain * channels.start
+    axis = EnergyAxis(offset, gain, channels.stop - channels.start)
+    calibration = {
+        name: Provenance(value, "keV", "read from the file" if mine is None else "given")
+        for name, value, mine in zip(
+            ("energy offset", "energy gain"), (offset, gain), energy, strict=True
+        )
+    }
     if region is None:
         y0, y1, x0, x1 = 0, ny, 0, nx
     else:
@@ -176,29 +179,20 @@ def _counts(eds: Signal, region, channels: slice, storage, path) -> AbstractCoun
     )
 
 
-def _energy_axis(eds: Signal, offset, gain, name) -> tuple[EnergyAxis, dict[str, Provenance]]:
-    """The axis of all channels; what the user gives wins."""
-    check(
-        (eds.gain is not None or gain is not None)
-        and (eds.offset is not None or offset is not None),
-        f"The energy axis of {name} has no calibration; give energy_offset and energy_gain in keV.",
-    )
-    record = {}
-    values = []
-    for label, mine, theirs in (
-        ("energy offset", offset, eds.offset),
-        ("energy gain", gain, eds.gain),
-    ):
-        source = "read from the file" if mine is None else "given"
-        value = theirs if mine is None else mine
-        assert value is not None
-        values.append(float(value))
-        record[label] = Provenance(float(value), "keV", source)
-    return EnergyAxis(values[0], values[1], eds.n_channels), record
+def _calibration(eds: Signal, given, name) -> tuple[float, float]:
+    """Offset and gain of the energy axis in keV; what the user gives wins."""
+    offset = eds.offset if given[0] is None else given[0]
+    gain = eds.gain if given[1] is None else given[1]
+    if offset is None or gain is None:
+        raise InputError(
+            f"The energy axis of {name} has no calibration; give energy_offset and energy_gain in "
+            "keV."
+        )
+    return float(offset), float(gain)
 
 
-def _crop(axis: EnergyAxis, bruker: bool, energy_range, name):
-    """The axis of the channels to keep, their slice, and notes on what was left out by default."""
+def _channels(axis: EnergyAxis, bruker: bool, energy_range, name) -> tuple[slice, list[str]]:
+    """The channels to keep, and notes on what was left out by default."""
     offset, gain = float(axis.offset), float(axis.gain)
     last = offset + gain * (axis.size - 1)
     check(
@@ -206,24 +200,28 @@ def _crop(axis: EnergyAxis, bruker: bool, energy_range, name):
         "The energy range needs two energies in keV: low, high.",
     )
     low, high = (offset, last) if energy_range is None else map(float, energy_range)
-    check(low < high, f"The energy range {low:g} to {high:g} keV is empty; give low < high.")
     check(
         last > 0,
         f"The energy axis of {name} ends at {last:g} keV, below zero; give energy_offset and "
         "energy_gain in keV.",
     )
+    check(
+        energy_range is None or low < high,
+        f"The energy range {low:g} to {high:g} keV is empty; give low < high.",
+    )
     notes = []
+    above = 0.05 * gain  # a centre at the limit is out, whatever its rounding
     if energy_range is None and bruker and offset <= STROBE:
-        low = STROBE + 1e-3 * gain
+        low = STROBE + above
         notes.append(
             f"the channels up to {STROBE} keV, with the strobe peak that Bruker files hold at "
             "zero energy, were left out"
         )
-    elif low <= 0 and offset <= 0:
-        low = max(low, 1e-3 * gain)
+    elif low < above and offset < above:
+        low = above
         notes.append("the channels at or below 0 keV were left out")
-    axis, channels = axis.crop(low - 1e-6 * gain, high + 1e-6 * gain)
-    return axis, channels, notes
+    _, channels = axis.crop(low, high)
+    return channels, notes
 
 
 def _is_bruker(path: pathlib.Path, eds: Signal) -> bool:

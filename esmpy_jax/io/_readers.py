@@ -9,10 +9,12 @@ import zipfile
 from collections.abc import Iterator
 from typing import Any
 
+import dask.config
 import numpy as np
 import rsciio
 
 from .._checks import InputError, check
+from ._chunks import BLOCK
 
 #: The formats that spectrum images usually come in, named when an extension is unknown.
 USUAL = ("hspy", "zspy", "emd", "bcf", "spx", "dm3", "dm4", "rpl", "msa", "spd", "pts", "eds")
@@ -78,7 +80,8 @@ def _read_with(plugin, path, lazy, options) -> list[dict[str, Any]]:
     options = _options(plugin["name"], path) | options
     if lazy is not False:
         try:
-            return module.file_reader(str(path), lazy=True, **options)
+            with dask.config.set({"array.chunk-size": BLOCK}):
+                return module.file_reader(str(path), lazy=True, **options)
         except NotImplementedError:
             check(
                 lazy is None,

@@ -54,7 +54,9 @@ def save_image(
     )
     signal = _signal(image, extension)
     writer = importlib.import_module(_WRITERS[extension])
-    options = {} if extension == ".rpl" else {"show_progressbar": False}
+    options: dict[str, Any] = {} if extension == ".rpl" else {"show_progressbar": False}
+    if extension == ".zspy":  # the writer's own chunks of 100 MB would be read whole
+        options["chunks"] = _chunks(image)
     try:
         with warnings.catch_warnings():  # about the writer's own dependencies
             warnings.simplefilter("ignore", FutureWarning)
@@ -88,6 +90,13 @@ def _signal(image: SpectrumImage, extension: str) -> dict[str, Any]:
 def _dense(image: SpectrumImage, largest: type) -> np.ndarray:
     cube = image.counts.to_dense().reshape(image.shape)
     return cube if cube.dtype in (np.uint8, np.uint16) else cube.astype(largest)
+
+
+def _chunks(image: SpectrumImage) -> tuple[int, int, int]:
+    """Square chunks of whole spectra, about a million channels each."""
+    ny, nx, channels = image.shape
+    side = max(1, int((1e6 / channels) ** 0.5))
+    return min(side, ny), min(side, nx), channels
 
 
 def _lazy_cube(image: SpectrumImage) -> Any:
