@@ -3,8 +3,10 @@
 from ._build import as_counts as as_counts
 from ._build import bin_counts as bin_counts
 from ._build import counts_from_coo as counts_from_coo
+from ._build import relative_to_counts as relative_to_counts
 from ._constraints import AbstractConstraint as AbstractConstraint
 from ._constraints import SumToOneAbundances as SumToOneAbundances
+from ._constraints import SumToOneShares as SumToOneShares
 from ._constraints import SumToOneWeights as SumToOneWeights
 from ._constraints import Unconstrained as Unconstrained
 from ._constraints import positive_root as positive_root

@@ -3,6 +3,8 @@
 import math
 from typing import Any, Literal
 
+import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check
@@ -147,6 +149,13 @@ def bin_counts(counts: AbstractCounts, factor: int) -> AbstractCounts:
         n_channels=counts.n_channels,
         exposure=np.bincount(to_bin, weights=exposure, minlength=math.prod(small)),
     )
+
+
+def relative_to_counts(counts: AbstractCounts) -> AbstractCounts:
+    """The same counts with each pixel's own number of counts, over their mean, as exposure."""
+    totals = counts.pixel_totals()
+    exposure = totals / jnp.maximum(totals.mean(), jnp.finfo(totals.dtype).tiny)
+    return eqx.tree_at(lambda c: c.exposure, counts, exposure, is_leaf=lambda x: x is None)
 
 
 def _sparse(storage: str, density: float) -> bool:

@@ -18,6 +18,14 @@ class SumToOneAbundances(AbstractConstraint):
     """`sum_a H[a, p] = 1` in every pixel; W carries the counts."""
 
 
+class SumToOneShares(AbstractConstraint):
+    """`sum_a H[a, p] = 1` with each pixel as bright as its own counts.
+
+    The exposure of a pixel is its counts over their mean, so thickness and dose may vary over the
+    image; what is left is the multinomial likelihood of the shares.
+    """
+
+
 class SumToOneWeights(AbstractConstraint):
     """`sum_j W[j, a] = 1` over the composition rows of every phase; H carries the counts."""
 

@@ -1,6 +1,8 @@
 """Algorithms that learn W and H from counts and a basis; arrays only."""
 
 from ._binned import BinnedStart as BinnedStart
+from ._binned import choose_factor as choose_factor
+from ._binned import upsample as upsample
 from ._factorise import factorise as factorise
 from ._initialise import AbstractStart as AbstractStart
 from ._initialise import GivenStart as GivenStart
@@ -17,3 +19,4 @@ from ._solver import solve as solve
 from ._updates import Fixed as Fixed
 from ._updates import update_abundances as update_abundances
 from ._updates import update_weights as update_weights
+from ._vertices import VertexStart as VertexStart

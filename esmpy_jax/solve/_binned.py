@@ -5,7 +5,7 @@ import jax.random as jr
 import numpy as np
 
 from .._checks import check
-from ..objective import AbstractRegulariser, NoRegulariser, bin_counts
+from ..objective import AbstractCounts, AbstractRegulariser, NoRegulariser, bin_counts
 from ._initialise import AbstractStart, RandomStart, in_gauge
 from ._multiplicative import MultiplicativeUpdate
 from ._solver import AbstractSolver, Problem, solve
@@ -39,22 +39,9 @@ class BinnedStart(AbstractStart):
         if self.restarts < 1:
             raise ValueError("BinnedStart.restarts must be at least 1.")
 
-    def bin_factor(self, counts) -> int:
+    def bin_factor(self, counts: AbstractCounts) -> int:
         """The factor used for an image."""
-        if self.factor is not None:
-            check(
-                self.factor >= 1,
-                f"The binning factor of the start is {self.factor}; give at least 1.",
-            )
-            return self.factor
-        per_pixel = max(float(counts.pixel_totals().mean()), 1e-9)
-        axes = [s for s in counts.scan_shape if s > 1] or [1]
-        factor = 1
-        while (
-            per_pixel * factor ** len(axes) < self.counts_per_bin and min(axes) // (2 * factor) >= 8
-        ):
-            factor *= 2
-        return factor
+        return choose_factor(counts, self.factor, self.counts_per_bin)
 
     def __call__(self, problem, n_phases, key):
         factor = self.bin_factor(problem.counts)
@@ -98,3 +85,28 @@ def upsample(abundances, small_shape, shape, factor):
     """Repeat each bin's abundances over its pixels."""
     index = np.ravel_multi_index(tuple(i // factor for i in np.indices(shape)), small_shape)
     return jnp.take(abundances, jnp.asarray(index.ravel()), axis=1)
+
+
+def choose_factor(
+    counts: AbstractCounts,
+    factor: int | None,
+    counts_per_bin: float,
+    max_bins: int | None = None,
+) -> int:
+    """`factor` if given, else the smallest power of two that fills the bins and limits their number.
+
+    At least 8 bins are left along each axis longer than one pixel.
+    """
+    if factor is not None:
+        check(factor >= 1, f"The binning factor of the start is {factor}; give at least 1.")
+        return factor
+    per_pixel = max(float(counts.pixel_totals().mean()), 1e-9)
+    axes = [s for s in counts.scan_shape if s > 1] or [1]
+    factor = 1
+    while min(axes) // (2 * factor) >= 8:
+        bins = np.prod([-(-s // factor) for s in axes])
+        filled = per_pixel * factor ** len(axes) >= counts_per_bin
+        if filled and (max_bins is None or bins <= max_bins):
+            break
+        factor *= 2
+    return factor

@@ -16,9 +16,11 @@ from ..objective import (
     AbstractRegulariser,
     NoRegulariser,
     SumToOneAbundances,
+    SumToOneShares,
     SumToOneWeights,
     Unconstrained,
     as_counts,
+    relative_to_counts,
 )
 from ._binned import BinnedStart
 from ._initialise import AbstractStart, spectrum_basis_weights
@@ -50,9 +52,9 @@ def factorise(
 
     - `counts`: anything `as_counts` takes; (y, x, channel) or (pixel, channel).
     - `basis`: G as a `Basis` or an array (channel, column), or a function `weights -> Basis` for
-        a G that follows W (self-absorption). It is called with `None` first, then with W, and again
-        whenever the fit with the last G has converged, until no column of G moves by more than
-        1e-4 of its sum, at most `basis_rounds` times.
+        a G that follows W (self-absorption). It is called with `None` first, then with W at most
+        `basis_rounds` times, between which the steps are divided, until the fit has converged
+        with a G of which no column moves any more by over 1e-4 of its sum.
     - `fixed_weights`, `fixed_abundances`: arrays of the shape of W and H with NaN where free.
     - `key`: for random starts; `jax.random.key(0)` by default.
     - `max_steps`, `rtol`, `xtol`: see `solve`; steps of all rounds together.
@@ -70,6 +72,8 @@ def factorise(
     elif not isinstance(basis, Basis):
         basis = Basis.from_matrix(basis)
     _check(counts, basis, n_phases, constraint)
+    if isinstance(constraint, SumToOneShares):
+        counts, constraint = relative_to_counts(counts), SumToOneAbundances()
     problem = Problem(
         counts,
         basis,
@@ -83,29 +87,30 @@ def factorise(
     weights, abundances = start(problem, n_phases, jr.key(0) if key is None else key)
     if follow is not None:
         problem = _with_basis(problem, follow(weights))
-    fits, left, result = [], max_steps, RESULTS.basis_moving
-    for _ in range(1 if follow is None else basis_rounds):
+    rounds = 1 if follow is None else basis_rounds
+    fits = []
+    for left in range(rounds, 0, -1):
         fit = solve(
             problem,
             solver,
             weights,
             abundances,
-            max_steps=left,
+            max_steps=-(-(max_steps - sum(f.steps for f in fits)) // left),
             rtol=rtol,
             xtol=xtol,
             progress=progress,
         )
         fits.append(fit)
-        left -= fit.steps
+        result = fit.result
         weights, abundances = fit.weights, fit.abundances
-        if follow is None or not fit.converged:
-            result = fit.result
+        if follow is None or result == RESULTS.nonfinite:
             break
         moved = _with_basis(problem, follow(weights))
-        if _change(problem.basis, moved.basis) <= 1e-4:
-            result = fit.result
+        if _change(problem.basis, moved.basis) > 1e-4:
+            result = RESULTS.basis_moving
+            problem = moved
+        elif fit.converged:
             break
-        problem = moved
     out = _joined(fits, result)
     if throw and not out.converged:
         raise RuntimeError(RESULTS[out.result])
@@ -168,7 +173,7 @@ def _joined(fits, result):
     return Factorisation(
         last.weights,
         last.abundances,
-        last.basis,
+        last.problem,
         result,
         np.concatenate([f.nll_steps + o for f, o in zip(fits, offsets, strict=True)]),
         np.concatenate([f.nll_trace for f in fits]),

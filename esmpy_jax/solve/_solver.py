@@ -74,7 +74,7 @@ class Factorisation(eqx.Module):
     """What `factorise` returns.
 
     - `weights`, `abundances`: W and H in the gauge of the solver.
-    - `basis`: the G they belong to (the last one, where G follows W).
+    - `problem`: what was solved; its `basis` is the last one, where G follows W.
     - `result`: a `RESULTS`; `RESULTS[result]` is the sentence.
     - `nll_steps`, `nll_trace`: objective in nats (NLL and penalties) after so many steps.
     - `steps`, `seconds`: steps made and wall time, compilation included.
@@ -82,12 +82,17 @@ class Factorisation(eqx.Module):
 
     weights: Weights
     abundances: Abundances
-    basis: Basis
+    problem: Problem
     result: RESULTS
     nll_steps: np.ndarray
     nll_trace: np.ndarray
     steps: int
     seconds: float
+
+    @property
+    def basis(self) -> Basis:
+        """The G that W and H belong to."""
+        return self.problem.basis
 
     @property
     def converged(self) -> bool:
@@ -226,7 +231,7 @@ def solve(
     return Factorisation(
         state.weights,
         state.abundances,
-        problem.basis,
+        problem,
         state.result,
         np.minimum(np.arange(checks) * check_every, int(state.step)),
         np.asarray(state.trace)[:checks],

@@ -1,0 +1,117 @@
+"""Coarse to fine: spectra from the binned image, maps at full resolution."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import PRNGKeyArray
+
+from .._basis import Basis
+from .._checks import check
+from ..objective import (
+    AbstractConstraint,
+    AbstractCounts,
+    AbstractRegulariser,
+    LogSparsity,
+    bin_counts,
+)
+from ..solve import (
+    AbstractSolver,
+    AbstractStart,
+    AbundanceUpdate,
+    Factorisation,
+    GivenStart,
+    MultiplicativeUpdate,
+    VertexStart,
+    choose_factor,
+    factorise,
+    upsample,
+)
+
+
+class CoarseToFine(eqx.Module):
+    """W from the image binned in space, then H at full resolution with W held.
+
+    At few counts per pixel the joint likelihood has many optima and brings as many unknowns with
+    every pixel as it can carry. Binning makes W well determined; with W held the problem for H is
+    convex, and a smoothness prior may be used without bending the spectra.
+
+    - `factor`: pixels per bin along each axis; `None` takes the smallest power of two that puts
+        `counts_per_bin` counts in a bin and makes at most `max_bins` of them, while at least 8
+        bins are left along each axis.
+    - `starts`: of the binned fit; the one with the lowest objective is kept.
+    - `purity`: weight of `sum(log(1 + h / 0.05))` in the binned fit. Where no pixel is pure, the
+        counts alone leave a range of mixtures; this picks its purest end. 0 switches it off.
+    - `solver`, `coarse_steps`: of the binned fit.
+    """
+
+    factor: int | None = None
+    counts_per_bin: float = 1000.0
+    max_bins: int = 2048
+    starts: tuple[AbstractStart, ...] = (VertexStart(1.0), VertexStart(1.5), VertexStart(2.0))
+    purity: float = 0.3
+    solver: AbstractSolver = MultiplicativeUpdate()
+    coarse_steps: int = 1000
+
+    def bin_factor(self, counts: AbstractCounts) -> int:
+        """The factor used for an image."""
+        return choose_factor(counts, self.factor, self.counts_per_bin, self.max_bins)
+
+    def __call__(
+        self,
+        counts: AbstractCounts,
+        basis: Basis | Callable[[Any], Basis],
+        n_phases: int,
+        *,
+        constraint: AbstractConstraint,
+        regulariser: AbstractRegulariser,
+        fixed_weights: Any,
+        key: PRNGKeyArray,
+        max_steps: int,
+        rtol: float,
+        xtol: float,
+        progress: Callable[[int, int, float], None] | None,
+    ) -> tuple[Factorisation, Factorisation]:
+        """The fits of the binned and of the full image, both with the same W."""
+        check(len(self.starts) > 0, "CoarseToFine needs at least one start.")
+        factor = self.bin_factor(counts)
+        binned = bin_counts(counts, factor)
+        best = None
+        for start, sub in zip(self.starts, jr.split(key, len(self.starts)), strict=True):
+            fit = factorise(
+                binned,
+                basis,
+                n_phases,
+                solver=self.solver,
+                start=start,
+                constraint=constraint,
+                regulariser=LogSparsity(self.purity),
+                fixed_weights=fixed_weights,
+                key=sub,
+                max_steps=self.coarse_steps,
+                rtol=rtol,
+                xtol=xtol,
+                progress=progress,
+            )
+            if best is None or fit.nll < best.nll:
+                best = fit
+        assert best is not None
+        maps = upsample(best.abundances, binned.scan_shape, counts.scan_shape, factor)
+        maps = jnp.maximum(maps, 0.01 * maps.sum(0, keepdims=True))
+        fine = factorise(
+            counts,
+            best.basis,
+            n_phases,
+            solver=AbundanceUpdate(),
+            start=GivenStart(best.weights, maps),
+            constraint=constraint,
+            regulariser=regulariser,
+            fixed_weights=best.weights,
+            max_steps=max_steps,
+            rtol=rtol,
+            xtol=xtol,
+            progress=progress,
+        )
+        return best, fine

@@ -1,0 +1,323 @@
+"""`fit`: an image and a model in, a `Solution` out."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import xarray as xr
+from jaxtyping import PRNGKeyArray
+
+from .._checks import check
+from ..model import EDSModel
+from ..objective import (
+    AbstractConstraint,
+    AbstractRegulariser,
+    LaplacianSmoothness,
+    NoRegulariser,
+    SumToOneShares,
+    Unconstrained,
+    exposure_or_one,
+)
+from ..solve import RESULTS, AbstractSolver, AbstractStart, BinnedStart, Factorisation, factorise
+from ._coarse import CoarseToFine
+from ._fisher import information, weights_covariance
+from ._image import Provenance, SpectrumImage
+from ._quantify import phase_composition
+from ._solution import SCHEMA, Solution, column_record
+
+#: Default smoothness: shares of neighbouring pixels differ by 1 / sqrt(25) = 0.2, one in three more.
+SMOOTHNESS = 25.0
+
+
+def fit(
+    image: SpectrumImage,
+    model: EDSModel,
+    n_phases: int,
+    *,
+    solver: AbstractSolver | CoarseToFine = CoarseToFine(),
+    start: AbstractStart | None = None,
+    constraint: AbstractConstraint | None = None,
+    regulariser: AbstractRegulariser | None = None,
+    fixed_weights: Any = None,
+    fixed_abundances: Any = None,
+    phase_names: Sequence[str] | None = None,
+    key: PRNGKeyArray | None = None,
+    max_steps: int = 2000,
+    rtol: float = 1e-7,
+    xtol: float = 1e-5,
+    progress: Callable[[int, int, float], None] | None = None,
+    throw: bool = True,
+) -> Solution:
+    """Decompose a spectrum image into phases: abundance maps, spectra and compositions.
+
+    The counts are Poisson with mean G W H. By default W comes from the image binned in space and
+    H from the full image with W held (`CoarseToFine`); the shares of a pixel sum to one with each
+    pixel as bright as its own counts (`SumToOneShares`) and are smooth
+    (`LaplacianSmoothness(25)`). With another solver W and H are fitted together from `start`
+    (`BinnedStart()` by default), without constraint and regulariser unless given.
+
+    A model with self-absorption gives each phase its own G, which follows that phase's W.
+
+    - `fixed_weights`, `fixed_abundances`: (column, phase) and (phase, pixel) with NaN where free,
+        in the gauge of the constraint.
+    - `key`: for random starts; `jax.random.key(0)` by default. `max_steps`, `rtol`, `xtol`,
+        `progress`: see `esmpy_jax.solve.solve`.
+    - `throw`: raise `RuntimeError` when the fit ended with values that are not finite. A fit that
+        stopped at `max_steps` is returned, and says so in `warnings`.
+
+    Raises `InputError` for what cannot be used: see `factorise`.
+    """
+    check(
+        model.energy_axis.size == image.counts.n_channels,
+        f"The model has {model.energy_axis.size} channels but the image has "
+        f"{image.counts.n_channels}; build the model from this image.",
+    )
+    key = jr.key(0) if key is None else key
+    began = time.perf_counter()
+    evaluate = eqx.filter_jit(lambda m, w: m.basis(w))
+    basis = (lambda w: evaluate(model, w)) if model.depends_on_phase else evaluate(model, None)
+    if isinstance(solver, CoarseToFine):
+        check(
+            fixed_abundances is None and start is None,
+            "CoarseToFine chooses its own start and cannot hold abundances fixed; give "
+            "solver=MultiplicativeUpdate() with a start or fixed_abundances.",
+        )
+        constraint = SumToOneShares() if constraint is None else constraint
+        if regulariser is None:
+            smooth = not isinstance(constraint, Unconstrained)
+            regulariser = LaplacianSmoothness(SMOOTHNESS) if smooth else NoRegulariser()
+        judged, fine = solver(
+            image.counts,
+            basis,
+            n_phases,
+            constraint=constraint,
+            regulariser=regulariser,
+            fixed_weights=fixed_weights,
+            key=key,
+            max_steps=max_steps,
+            rtol=rtol,
+            xtol=xtol,
+            progress=progress,
+        )
+    else:
+        constraint = Unconstrained() if constraint is None else constraint
+        regulariser = NoRegulariser() if regulariser is None else regulariser
+        fine = factorise(
+            image.counts,
+            basis,
+            n_phases,
+            solver=solver,
+            start=BinnedStart() if start is None else start,
+            constraint=constraint,
+            regulariser=regulariser,
+            fixed_weights=fixed_weights,
+            fixed_abundances=fixed_abundances,
+            key=key,
+            max_steps=max_steps,
+            rtol=rtol,
+            xtol=xtol,
+            progress=progress,
+        )
+        judged = fine
+    if throw and RESULTS.nonfinite in (fine.result, judged.result):
+        raise RuntimeError(RESULTS[RESULTS.nonfinite])
+    settings = {
+        "seconds": time.perf_counter() - began,
+        "solver": repr(solver),
+        "start": repr(start),
+        "constraint": type(constraint).__name__,
+        "regulariser": _words(regulariser),
+        "max_steps": max_steps,
+        "rtol": rtol,
+        "xtol": xtol,
+    }
+    return _solution(image, model, fine, judged, phase_names, settings)
+
+
+def _solution(
+    image: SpectrumImage,
+    model: EDSModel,
+    fine: Factorisation,
+    judged: Factorisation,
+    phase_names: Sequence[str] | None,
+    settings: dict[str, Any],
+) -> Solution:
+    """The labelled result; `judged` is the fit that W, and so its errors, come from."""
+    basis, counts = fine.basis, image.counts
+    rows = np.flatnonzero(basis.composition_rows)
+    n_phases = fine.weights.shape[1]
+    names = [f"phase {a + 1}" for a in range(n_phases)] if phase_names is None else phase_names
+    check(
+        len(set(names)) == n_phases,
+        f"{len(names)} phase names were given for {n_phases} phases; give one distinct name each.",
+    )
+    totals = np.asarray(fine.weights, float)[rows].sum(0)
+    scale = np.where(totals > 0, totals, 1.0)
+    brightness = np.asarray(exposure_or_one(fine.problem.counts), float)
+    known = np.asarray(exposure_or_one(counts), float)
+    weights = np.asarray(fine.weights, float) / scale[None, :]
+    maps = np.asarray(fine.abundances, float) * scale[:, None] * brightness / known
+    order = np.argsort(-maps.sum(1)) if phase_names is None else np.arange(n_phases)
+
+    info = information(
+        judged.problem, judged.weights, judged.abundances, jnp.asarray(scale, judged.weights.dtype)
+    )
+    fine_info = (
+        info
+        if fine is judged
+        else information(
+            fine.problem, fine.weights, fine.abundances, jnp.asarray(scale, fine.weights.dtype)
+        )
+    )
+    covariance = weights_covariance(weights, info.schur, info.weights_free)
+    n_columns = len(weights)
+    entries = (np.arange(n_columns)[:, None] * n_phases + order[None, :]).ravel()
+    covariance = covariance[np.ix_(entries, entries)]
+    weights, maps = weights[:, order], maps[order]
+    free = fine_info.abundances_free[order]
+    plane = np.ones(n_phases) if fine_info.plane is None else fine_info.plane[order]
+    matrix = np.asarray(basis.matrix)
+    if basis.depends_on_phase:
+        matrix = matrix[order]
+
+    atomic_weights = np.array([e.atomic_weight for e in model.elements])
+    atomic, atomic_error = phase_composition(weights, covariance, rows, np.ones(len(rows)))
+    weight, weight_error = phase_composition(weights, covariance, rows, atomic_weights)
+    ny, nx, _ = image.shape
+    total = maps.sum(0)
+    share = np.where(total > 0, maps / np.where(total > 0, total, 1.0), 1.0 / n_phases)
+    spectra = (
+        np.einsum("pcj,jp->cp", matrix, weights) if basis.depends_on_phase else matrix @ weights
+    )
+    grid = ("phase", "y", "x")
+    table = ("element", "phase")
+    percent, weight_unit = {"units": "at%"}, {"units": "wt%"}
+    warnings = _warnings(image, model, fine, judged, weights, rows, names, covariance)
+    parameters = _parameters(image, model)
+    dataset = xr.Dataset(
+        {
+            "pixel_counts": (("y", "x"), np.asarray(counts.pixel_totals()).reshape(ny, nx)),
+            "counts_sum": ("energy", np.asarray(image.sum_spectrum(), float)),
+            "G": (("phase",) * basis.depends_on_phase + ("energy", "column"), matrix),
+            "W": (("column", "phase"), weights),
+            "W_covariance": (("entry", "entry_"), covariance),
+            "H": (grid, maps.reshape(n_phases, ny, nx)),
+            "H_free": (grid, free.reshape(n_phases, ny, nx).astype(np.int8)),
+            "H_plane": ("phase", plane),
+            "exposure": (("y", "x"), np.broadcast_to(known, (1, ny * nx)).reshape(ny, nx).copy()),
+            "spectra": (("energy", "phase"), spectra),
+            "fit_sum": (("energy", "phase"), spectra * (maps * known).sum(1)[None, :]),
+            "abundance": (grid, share.reshape(n_phases, ny, nx)),
+            "composition": (table, 100 * atomic, percent),
+            "composition_stderr": (table, 100 * atomic_error, percent),
+            "weight_percent": (table, 100 * weight, weight_unit),
+            "weight_percent_stderr": (table, 100 * weight_error, weight_unit),
+            "nll": ("check", fine.nll_trace),
+            "steps": ("check", fine.nll_steps),
+            "coarse_nll": ("coarse_check", judged.nll_trace),
+            "coarse_steps": ("coarse_check", judged.nll_steps),
+        },
+        {
+            "energy": ("energy", np.asarray(image.energy_axis.centres, float), {"units": "keV"}),
+            "column": list(basis.labels),
+            "phase": list(names),
+            "element": [e.symbol for e in model.elements],
+            "atomic_number": ("element", [e.atomic_number for e in model.elements]),
+            "y": ("y", np.arange(ny) * image.pixel_size[0], {"units": image.pixel_unit}),
+            "x": ("x", np.arange(nx) * image.pixel_size[1], {"units": image.pixel_unit}),
+        },
+        {
+            "esmpy_jax_schema": SCHEMA,
+            "program_version": _version(),
+            "title": image.title,
+            "result": RESULTS[fine.result] or str(fine.result),
+            "converged": int(fine.converged and judged.converged),
+            "nll": fine.nll,
+            "n_steps": fine.steps,
+            "seconds": settings.pop("seconds"),
+            "sum_to_one": int(fine_info.plane is not None),
+            "columns": json.dumps([column_record(c) for c in basis.columns]),
+            "parameters": json.dumps({k: _plain(v) for k, v in parameters.items()}),
+            "settings": json.dumps(settings),
+            "warnings": json.dumps(warnings),
+        },
+    )
+    if fine is judged:
+        dataset = dataset.drop_vars(["coarse_nll", "coarse_steps"])
+    return Solution(dataset)
+
+
+def _warnings(image, model, fine, judged, weights, rows, names, covariance):
+    out = list(image.notes)
+    if judged is not fine and not judged.converged:
+        out.append(f"The fit of the binned image did not converge: {RESULTS[judged.result]}")
+    if not fine.converged:
+        out.append(f"The fit did not converge: {RESULTS[fine.result]}")
+    for name, entry in model.parameters().items():
+        if entry.source != "default":
+            continue
+        if name == "mass_thickness":
+            out.append(
+                "Thickness and density were not given, so absorption in the sample is neglected; "
+                "light elements come out too low."
+            )
+        elif entry.value is not None:
+            value = entry.value if isinstance(entry.value, str) else f"{entry.value:.4g}"
+            words = f"{value} {entry.unit}".strip()
+            out.append(
+                f"The {_name(name)} was neither given nor in the file: {words} stands in for it."
+            )
+    empty = int((np.asarray(image.counts.pixel_totals()) <= 0).sum())
+    if empty:
+        out.append(f"{empty} pixels hold no counts; their abundances are not determined by data.")
+    for a, name in enumerate(names):
+        if weights[rows, a].sum() <= 0:
+            out.append(f"{name} contains no element of the sample; its composition is empty.")
+    if np.sqrt(np.diag(covariance).max()) > 1:
+        out.append(
+            "At least one weight is hardly determined by the counts (see the standard errors); "
+            "fewer phases or elements would be."
+        )
+    return list(dict.fromkeys(out))
+
+
+def _parameters(image, model) -> dict[str, Provenance]:
+    found = dict(image.provenance)
+    for name, entry in model.parameters().items():
+        found[_name(name)] = Provenance(entry.value, entry.unit, entry.source)
+    return found
+
+
+def _name(name: str) -> str:
+    """A parameter's name as words."""
+    return {"fano": "Fano factor", "efficiency": "detector efficiency"}.get(
+        name, name.replace("_", " ")
+    )
+
+
+def _plain(entry: Provenance) -> dict[str, Any]:
+    value = entry.value
+    if isinstance(value, np.generic):
+        value = value.item()
+    return {"value": value, "unit": entry.unit, "source": entry.source}
+
+
+def _words(module: eqx.Module) -> str:
+    """A regulariser as `Name(field=value)`."""
+    if hasattr(module, "terms"):
+        return " + ".join(_words(t) for t in module.terms)
+    fields = ", ".join(f"{k}={float(v):g}" for k, v in vars(module).items())
+    return f"{type(module).__name__}({fields})"
+
+
+def _version() -> str:
+    try:
+        return version("esmpy-jax")
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,181 @@
+"""`Solution`: the result of a fit, one labelled dataset that saves and loads as it is."""
+
+import dataclasses
+import functools
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jaxtyping import Array, Float
+
+from .._basis import Basis, Column, ColumnKind
+from .._checks import InputError, check
+from ..atomic import Element
+from ..physics import EnergyAxis
+from . import _quantify
+from ._image import Provenance
+
+SCHEMA = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Solution:
+    """W, H and what follows from them, in the canonical gauge.
+
+    In each phase the composition rows of W sum to one (atomic fractions) and H carries the counts;
+    `abundance` is each phase's share of H in a pixel. Everything lives in `dataset`:
+
+    `counts_sum(energy)`, `G(energy, column)` or `G(phase, energy, column)`, `W(column, phase)`,
+    `H(phase, y, x)`, `spectra(energy, phase)` = G W, `fit_sum(energy, phase)`: each phase's part
+    of the summed spectrum, `abundance(phase, y, x)`, `composition(element, phase)` in at% with
+    `composition_stderr`, `weight_percent(element, phase)` with `weight_percent_stderr`, and
+    `nll(check)` against `steps(check)`; coordinates in keV and the scan's unit; the physical
+    parameters with unit and source, the result and the warnings as attributes.
+    """
+
+    dataset: xr.Dataset
+
+    @property
+    def weights(self) -> Float[Array, "column phase"]:
+        """W, canonical."""
+        return jnp.asarray(self.dataset["W"].values, float)
+
+    @property
+    def abundances(self) -> Float[Array, "phase pixel"]:
+        """H, canonical: counts per unit of G W."""
+        values = self.dataset["H"].values
+        return jnp.asarray(values.reshape(len(values), -1), float)
+
+    @property
+    def abundance(self) -> Float[np.ndarray, "phase y x"]:
+        """Share of each phase in each pixel, summing to one."""
+        return self.dataset["abundance"].values
+
+    @functools.cached_property
+    def basis(self) -> Basis:
+        """G with its typed columns."""
+        columns = tuple(_column_from(c) for c in json.loads(self.dataset.attrs["columns"]))
+        return Basis(jnp.asarray(self.dataset["G"].values, float), columns)
+
+    @property
+    def energy_axis(self) -> EnergyAxis:
+        energy = self.dataset["energy"].values
+        gain = (energy[-1] - energy[0]) / max(len(energy) - 1, 1)
+        return EnergyAxis(float(energy[0]), float(gain) or 1.0, len(energy))
+
+    @property
+    def composition(self) -> xr.DataArray:
+        """At% of each element in each phase."""
+        return self.dataset["composition"]
+
+    @property
+    def converged(self) -> bool:
+        return bool(self.dataset.attrs["converged"])
+
+    @property
+    def result(self) -> str:
+        """How the fit ended, as a sentence."""
+        return self.dataset.attrs["result"]
+
+    @property
+    def nll(self) -> float:
+        """Poisson NLL plus penalties at the end, in nats."""
+        return float(self.dataset.attrs["nll"])
+
+    @property
+    def parameters(self) -> dict[str, Provenance]:
+        """Every physical parameter with its unit and whether it was given, read, defaulted ..."""
+        stored = json.loads(self.dataset.attrs["parameters"])
+        return {name: Provenance(**entry) for name, entry in stored.items()}
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences that a reader of the result should know."""
+        return tuple(json.loads(self.dataset.attrs["warnings"]))
+
+    def pixel_composition(self, *, weight_percent: bool = False) -> xr.Dataset:
+        """At% (or wt%) of every pixel with standard errors, from the mix of its phases.
+
+        Returns a dataset with `composition(element, y, x)` and `composition_stderr`. The errors
+        carry the noise of the pixel's own abundances and that of W.
+        """
+        data = self.dataset
+        elements = data["element"].values
+        rows = np.flatnonzero(self.basis.composition_rows)
+        per_atom = np.array([Element(int(z)).atomic_weight for z in data["atomic_number"].values])
+        fraction, error = _quantify.pixel_composition(
+            self.basis,
+            data["W"].values,
+            np.asarray(self.abundances),
+            data["exposure"].values.ravel(),
+            data["W_covariance"].values,
+            data["H_free"].values.reshape(len(data["phase"]), -1).astype(bool),
+            rows,
+            per_atom if weight_percent else np.ones(len(rows)),
+            data["H_plane"].values if data.attrs["sum_to_one"] else None,
+        )
+        shape = (len(elements), len(data["y"]), len(data["x"]))
+        dims = ("element", "y", "x")
+        unit = {"units": "wt%" if weight_percent else "at%"}
+        return xr.Dataset(
+            {
+                "composition": (dims, 100 * fraction.reshape(shape), unit),
+                "composition_stderr": (dims, 100 * error.reshape(shape), unit),
+            },
+            {"element": elements, "y": data["y"], "x": data["x"]},
+        )
+
+    def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the dataset as netCDF-4.
+
+        Raises `InputError` when the file exists, unless `overwrite`.
+        """
+        target = Path(path)
+        check(
+            overwrite or not target.exists(),
+            f"{target} exists already; choose another name or allow overwriting.",
+        )
+        self.dataset.to_netcdf(target, engine="h5netcdf")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Solution":
+        """Read what `save` wrote. Raises `InputError` for anything else."""
+        target = Path(path)
+        check(target.is_file(), f"There is no file {target}.")
+        try:
+            with xr.open_dataset(target, engine="h5netcdf") as data:
+                dataset = data.load()
+        except Exception as error:
+            raise InputError(
+                f"{target} cannot be read as a saved solution ({type(error).__name__}); give a "
+                "solution.nc that this program wrote."
+            ) from error
+        check(
+            dataset.attrs.get("esmpy_jax_schema") == SCHEMA,
+            f"{target} is not a solution of this program, or of another version of its format; "
+            "fit the image again.",
+        )
+        return cls(dataset)
+
+
+def column_record(column: Column) -> dict[str, Any]:
+    """One column as plain values, for storage."""
+    record = dataclasses.asdict(column)
+    record["kind"] = column.kind.value
+    return record
+
+
+def _column_from(record: dict[str, Any]) -> Column:
+    limits = record["energy_range"]
+    return Column(
+        ColumnKind(record["kind"]),
+        record["label"],
+        record["atomic_number"],
+        record["family"],
+        None if limits is None else (float(limits[0]), float(limits[1])),
+        record["in_composition"],
+    )

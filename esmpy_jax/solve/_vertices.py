@@ -1,0 +1,93 @@
+"""Start from the data: the most extreme pixels, seen through G, as phases."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from .._checks import check
+from ._initialise import AbstractStart, in_gauge, mean_weights
+from ._multiplicative import AbundanceUpdate
+from ._solver import Problem, solve
+
+
+class VertexStart(AbstractStart):
+    """Phases from the pixels that differ most from the mean; uses no random numbers.
+
+    With w the Poisson fit of the summed spectrum, y = G w and F = Gᵀ diag(1/y) G = L Lᵀ, the
+    features L⁻¹ Gᵀ (x / y) / N of a pixel with N counts x have the same noise 1/N in every
+    direction. In the plane of their first n_phases - 1 principal components the pixel farthest
+    from the mean is the first vertex and every next one has the largest residual to the span of
+    those before (successive projection; Araújo et al., Chemom. Intell. Lab. Syst. 57 (2001) 65).
+    W is the Poisson fit of the `average` pixels nearest to each vertex, moved away from the mean
+    by the factor `extension`, since the purest pixel is rarely pure.
+
+    Meant for binned images, where a pixel has some hundred counts or more.
+    """
+
+    extension: float = 1.0
+    average: int = 4
+    steps: int = 200
+
+    def __call__(self, problem, n_phases, key):
+        counts, basis = problem.counts, problem.basis
+        single = basis.matrix.mean(0) if basis.depends_on_phase else basis.matrix
+        mean = mean_weights(single, counts.sum_spectrum())
+        features, totals = _features(problem, single, mean)
+        check(
+            (totals > 0).sum() >= n_phases,
+            f"Fewer than {n_phases} pixels hold counts; the image cannot carry that many phases.",
+        )
+        dose = totals.sum()
+        columns = []
+        for vertex in _extreme(features, totals, n_phases):
+            distance = ((features - features[vertex]) ** 2).sum(1)
+            near = np.argsort(np.where(totals > 0, distance, np.inf))[: self.average]
+            columns.append(_local_weights(counts, single, near) * dose / totals[near].sum())
+        vertices = np.stack([np.asarray(c, float) for c in columns], 1)
+        mean = np.asarray(mean, float)[:, None]
+        away = np.maximum(mean + self.extension * (vertices - mean), 1e-3 * mean + 1e-300)
+        even = jnp.full((n_phases, counts.n_pixels), 1.0 / n_phases)
+        start = in_gauge(problem, jnp.asarray(away, float), even)
+        fit = solve(problem, AbundanceUpdate(), *start, max_steps=self.steps, rtol=0.0, xtol=0.0)
+        return fit.weights, fit.abundances
+
+
+def _features(problem: Problem, single, mean) -> tuple[np.ndarray, np.ndarray]:
+    """Whitened features (pixel, column) and the counts of each pixel."""
+    counts = problem.counts
+    used = np.asarray(mean) > 1e-9 * np.asarray(mean).max()
+    columns = single[:, jnp.asarray(np.flatnonzero(used))]
+    scaled = columns * mean[jnp.asarray(np.flatnonzero(used))][None, :]
+    projected = counts.pixel_pass(scaled, jnp.ones((scaled.shape[1], counts.n_pixels)))
+    model = np.maximum(np.asarray(scaled.sum(1), float), 1e-300)
+    g = np.asarray(scaled, float)
+    fisher = g.T @ (g / model[:, None])
+    fisher += 1e-6 * np.diag(np.diag(fisher))
+    lower = np.linalg.cholesky(fisher)
+    totals = np.asarray(counts.pixel_totals(), float)
+    per_count = np.asarray(projected, float) / np.maximum(totals, 1.0)[None, :]
+    return np.linalg.solve(lower, per_count).T, totals
+
+
+def _extreme(features, totals, n_phases) -> list[int]:
+    """Indices of the vertices, by successive projection in the principal plane."""
+    share = totals / totals.sum()
+    centred = features - share @ features
+    _, vectors = np.linalg.eigh((centred * share[:, None]).T @ centred)
+    plane = centred @ vectors[:, ::-1][:, : max(n_phases - 1, 1)]
+    bright = totals > 0.1 * totals.mean()
+    chosen = [int(np.argmax(np.where(bright, (plane**2).sum(1), -1.0)))]
+    while len(chosen) < n_phases:
+        away = plane - plane[chosen[0]]
+        if len(chosen) > 1:
+            span, _ = np.linalg.qr((plane[chosen[1:]] - plane[chosen[0]]).T)
+            away = away - away @ span @ span.T
+        distance = np.where(bright, (away**2).sum(1), -1.0)
+        distance[chosen] = -1.0
+        chosen.append(int(np.argmax(distance)))
+    return chosen
+
+
+def _local_weights(counts, single, pixels):
+    inside = jnp.zeros((1, counts.n_pixels)).at[0, jnp.asarray(pixels)].set(1.0)
+    ones = jnp.ones((counts.n_channels, 1))
+    return mean_weights(single, counts.channel_pass(ones, inside)[:, 0])
