@@ -87,7 +87,7 @@ def test_a_line_just_outside_the_axis_reaches_in(x64):
     )
 
 
-def test_bremsstrahlung_columns_are_photons_per_channel(precision):
+def test_bremsstrahlung_columns_are_photons_per_channel():
     model = make()
     energy = AXIS[0] + AXIS[1] * np.arange(AXIS[2])
     counted = -np.expm1(-np.array([xraylib.CS_Photo(14, e) for e in energy]) * 2.33 * 0.045)
@@ -122,7 +122,7 @@ SCANDATE = {
 }
 
 
-def test_oxygen_is_absorbed_by_the_phase_and_not_by_itself(precision):
+def test_oxygen_is_absorbed_by_the_phase_and_not_by_itself():
     thin = make(elements=["Dy", "Sc", "O"]).basis().matrix
     model = make(**SCANDATE)
     weights = jnp.array([[0.2, 0.0], [0.2, 0.0], [0.6, 1.0], [0.0, 0.0], [0.0, 0.0]])
@@ -214,7 +214,7 @@ def test_float32_agrees_with_float64():
     assert error.max() < 1.5e-5
 
 
-def test_basis_is_positive_and_finite_on_an_axis_that_starts_below_zero(precision):
+def test_basis_is_positive_and_finite_on_an_axis_that_starts_below_zero():
     model = EDSModel.from_axis(
         EnergyAxis(-0.475, 0.01, 2048),
         ["C", "O", "Fe"],
@@ -269,7 +269,7 @@ def test_own_continuum_and_weaker_lines():
     assert 1.1 < total[iron_l] / primary[iron_l] < 1.3
 
 
-def test_forward_sums_over_phases(precision):
+def test_forward_sums_over_phases():
     model = make(**SCANDATE)
     weights = jnp.linspace(0.0, 1.0, 10).reshape(5, 2)
     abundances = jnp.linspace(1.0, 3.0, 8).reshape(2, 4)

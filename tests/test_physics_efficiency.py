@@ -110,7 +110,7 @@ def test_gradients_of_the_efficiency(x64, efficiency):
     slope = jax.grad(lambda e: function(module, e))(energy)
     step = 1e-6 * np.eye(4)
     numeric = [(function(module, energy + h) - function(module, energy - h)) / 2e-6 for h in step]
-    np.testing.assert_allclose(slope, numeric, rtol=1e-5)
+    np.testing.assert_allclose(slope, numeric, rtol=1e-5, atol=1e-9)
 
 
 def test_measured_curve_interpolates_and_drops_its_padding(precision):

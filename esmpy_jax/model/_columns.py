@@ -127,7 +127,7 @@ def _no_line(
     min_cross_section: float,
 ) -> str:
     lines = emission_lines([element], beam_energy, min_cross_section=min_cross_section)
-    where = f"between {energy_range[0]:.3g} and {energy_range[1]:.3g} keV"
+    where = f"between {energy_range[0]:.4g} and {energy_range[1]:.4g} keV"
     if len(lines) == 0:
         return (
             f"{element.symbol} has no X-ray line that a beam of {beam_energy:g} keV excites; "

@@ -205,10 +205,10 @@ class EDSModel(eqx.Module):
         tables, axis = self.tables.value, self.energy_axis
         energy = jnp.asarray(tables.lines.energy, float)
         profiles = line_profiles(axis, energy, self.detector.resolution.fwhm(energy))
-        cross_section = jnp.asarray(tables.lines.cross_section / _BARN, float)
-        amplitude = cross_section * self.detector.efficiency(energy)
         centres = axis.centres
-        detected = self.detector.efficiency(centres) * (_EV_PER_KEV * axis.gain)
+        counted = self.detector.efficiency(jnp.concatenate([energy, centres]))
+        amplitude = jnp.asarray(tables.lines.cross_section / _BARN, float) * counted[: energy.size]
+        detected = counted[energy.size :] * (_EV_PER_KEV * axis.gain)
         continuum = self.bremsstrahlung(centres, self.beam_energy) * detected[:, None]
 
         if self.mass_thickness is None:
