@@ -15,7 +15,10 @@ from ..objective import (
     AbstractCounts,
     AbstractRegulariser,
     LogSparsity,
+    SumToOneAbundances,
+    SumToOneShares,
     bin_counts,
+    relative_to_counts,
 )
 from ..solve import (
     AbstractSolver,
@@ -76,6 +79,9 @@ class CoarseToFine(eqx.Module):
     ) -> tuple[Factorisation, Factorisation]:
         """The fits of the binned and of the full image, both with the same W."""
         check(len(self.starts) > 0, "CoarseToFine needs at least one start.")
+        if isinstance(constraint, SumToOneShares):
+            # before binning, so that W means counts per pixel in both fits
+            counts, constraint = relative_to_counts(counts), SumToOneAbundances()
         factor = self.bin_factor(counts)
         binned = bin_counts(counts, factor)
         best = None
