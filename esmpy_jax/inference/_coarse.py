@@ -5,7 +5,7 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-import jax.random as jr
+import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from .._basis import Basis
@@ -44,10 +44,11 @@ class CoarseToFine(eqx.Module):
     - `factor`: pixels per bin along each axis; `None` takes the smallest power of two that puts
         `counts_per_bin` counts in a bin and makes at most `max_bins` of them, while at least 8
         bins are left along each axis.
-    - `starts`: of the binned fit; the one with the lowest objective is kept.
+    - `starts`: of the binned fit; each is given `trial_steps`, and the one with the lowest
+        objective goes on.
     - `purity`: weight of `sum(log(1 + h / 0.05))` in the binned fit. Where no pixel is pure, the
         counts alone leave a range of mixtures; this picks its purest end. 0 switches it off.
-    - `solver`, `coarse_steps`: of the binned fit.
+    - `solver`, `coarse_steps`: of the binned fit; its steps count apart from `max_steps`.
     """
 
     factor: int | None = None
@@ -56,7 +57,8 @@ class CoarseToFine(eqx.Module):
     starts: tuple[AbstractStart, ...] = (VertexStart(1.0), VertexStart(1.5), VertexStart(2.0))
     purity: float = 0.3
     solver: AbstractSolver = MultiplicativeUpdate()
-    coarse_steps: int = 1000
+    trial_steps: int = 300
+    coarse_steps: int = 5000
 
     def bin_factor(self, counts: AbstractCounts) -> int:
         """The factor used for an image."""
@@ -84,9 +86,9 @@ class CoarseToFine(eqx.Module):
             counts, constraint = relative_to_counts(counts), SumToOneAbundances()
         factor = self.bin_factor(counts)
         binned = bin_counts(counts, factor)
-        best = None
-        for start, sub in zip(self.starts, jr.split(key, len(self.starts)), strict=True):
-            fit = factorise(
+
+        def fit(start, steps):
+            return factorise(
                 binned,
                 basis,
                 n_phases,
@@ -95,15 +97,17 @@ class CoarseToFine(eqx.Module):
                 constraint=constraint,
                 regulariser=LogSparsity(self.purity),
                 fixed_weights=fixed_weights,
-                key=sub,
-                max_steps=self.coarse_steps,
+                key=key,
+                max_steps=steps,
                 rtol=rtol,
                 xtol=xtol,
                 progress=progress,
             )
-            if best is None or fit.nll < best.nll:
-                best = fit
-        assert best is not None
+
+        trials = [fit(start, self.trial_steps) for start in self.starts]
+        best = min(trials, key=lambda t: t.nll if np.isfinite(t.nll) else np.inf)
+        if not best.converged:
+            best = fit(GivenStart(best.weights, best.abundances), self.coarse_steps)
         maps = upsample(best.abundances, binned.scan_shape, counts.scan_shape, factor)
         maps = jnp.maximum(maps, 0.01 * maps.sum(0, keepdims=True))
         fine = factorise(
