@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse
+from factor_problems import STORAGES, array_sizes, inner_programs
 
 from esmpy_jax._checks import InputError
 from esmpy_jax.objective import as_counts, bin_counts, counts_from_coo
-from factor_problems import STORAGES, array_sizes, inner_programs
 
 
 def image(seed=0, largest=200, shape=(4, 5, 9)):
@@ -125,11 +125,10 @@ def test_binning_is_numpy_s(storage, factor):
 def test_bad_counts_are_named(value, sentence, storage):
     y = image().astype(float)
     y[1, 2, 4] = value
+    if storage == "scipy":
+        y, storage = scipy.sparse.csr_matrix(y.reshape(20, 9)), "auto"
     with pytest.raises(InputError, match=sentence):
-        if storage == "scipy":
-            as_counts(scipy.sparse.csr_matrix(y.reshape(20, 9)))
-        else:
-            as_counts(y, storage=storage)
+        as_counts(y, storage=storage)
 
 
 def test_other_bad_input():
