@@ -111,7 +111,7 @@ FOIL = {"thickness": 100, "density": 5.0}
         ({"elements": ["O", "O"]}, "O"),
         (
             {"elements": ["O", "Fe"], "axis": EnergyAxis(1.0, 0.01, 500)},
-            r"O has no X-ray line between 0.995 and 5.995 keV; its nearest is K-L[23] at 0.52\d keV",
+            r"O has no X-ray line between 0.995 and 5.995 keV; its nearest is K-L[23] at 0.52\d",
         ),
         ({"elements": ["H"]}, "H has no X-ray line that a beam of 200 keV excites"),
         ({"stray": ["Fe"]}, "Fe is named both as an element of the sample and as stray"),
