@@ -6,6 +6,7 @@ import pathlib
 import re
 import shlex
 import sys
+import textwrap
 
 import pytest
 
@@ -25,8 +26,10 @@ VARIABLES = {"image": "SpectrumImage", "model": "EDSModel", "solution": "Solutio
 
 
 def blocks(page, language):
-    """The fenced code blocks of one language."""
-    return re.findall(rf"```{language}\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    """The fenced code blocks of one language, indented ones too."""
+    text = page.read_text(encoding="utf-8")
+    found = re.findall(rf"^( *)```{language}\n(.*?)^\1```", text, re.DOTALL | re.MULTILINE)
+    return [textwrap.dedent(block) for _, block in found]
 
 
 def page_id(page):
