@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
-from .._checks import check
+from .._checks import InputError, check
 from ..objective import AbstractCounts, AbstractRegulariser, NoRegulariser, bin_counts
 from ._initialise import AbstractStart, RandomStart, in_gauge
 from ._multiplicative import MultiplicativeUpdate
@@ -69,10 +69,10 @@ class BinnedStart(AbstractStart):
             )
             if np.isfinite(fit.nll) and (best is None or fit.nll < best.nll):
                 best = fit
-        check(
-            best is not None,
-            "The binned start met values that are not finite; check G for zeros and NaN.",
-        )
+        if best is None:
+            raise InputError(
+                "The binned start met values that are not finite; check G for zeros and NaN."
+            )
         maps = upsample(
             best.abundances, binned.counts.scan_shape, problem.counts.scan_shape, factor
         )
@@ -93,7 +93,7 @@ def choose_factor(
     counts_per_bin: float,
     max_bins: int | None = None,
 ) -> int:
-    """`factor` if given, else the smallest power of two that fills the bins and limits their number.
+    """`factor` if given, else the smallest power of two that fills the bins but not too many.
 
     At least 8 bins are left along each axis longer than one pixel.
     """

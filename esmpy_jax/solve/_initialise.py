@@ -1,6 +1,7 @@
 """Start values of W and H."""
 
 import abc
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -64,7 +65,7 @@ class NNDSVDStart(AbstractStart):
         return in_gauge(problem, weights, jnp.asarray(right, float))
 
 
-def _as_floats(values):
+def _as_floats(values) -> Any:
     return None if values is None else jnp.asarray(values, float)
 
 

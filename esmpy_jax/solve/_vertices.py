@@ -82,7 +82,7 @@ def _extreme(features, totals, n_phases) -> list[int]:
             span, _ = np.linalg.qr((plane[chosen[1:]] - plane[chosen[0]]).T)
             away = away - away @ span @ span.T
         distance = np.where(bright, (away**2).sum(1), -1.0)
-        distance[chosen] = -1.0
+        distance[chosen] = -2.0
         chosen.append(int(np.argmax(distance)))
     return chosen
 
