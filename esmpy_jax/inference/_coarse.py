@@ -15,8 +15,10 @@ from ..objective import (
     AbstractCounts,
     AbstractRegulariser,
     LogSparsity,
+    NoRegulariser,
     SumToOneAbundances,
     SumToOneShares,
+    Unconstrained,
     bin_counts,
     relative_to_counts,
 )
@@ -47,7 +49,8 @@ class CoarseToFine(eqx.Module):
     - `starts`: of the binned fit; each is given `trial_steps`, and the one with the lowest
         objective goes on.
     - `purity`: weight of `sum(log(1 + h / 0.05))` in the binned fit. Where no pixel is pure, the
-        counts alone leave a range of mixtures; this picks its purest end. 0 switches it off.
+        counts alone leave a range of mixtures; this picks its purest end. 0 switches it off, and
+        so does any constraint other than shares that sum to one.
     - `solver`, `coarse_steps`: of the binned fit; its steps count apart from `max_steps`.
     """
 
@@ -87,6 +90,9 @@ class CoarseToFine(eqx.Module):
         factor = self.bin_factor(counts)
         binned = bin_counts(counts, factor)
 
+        shares = isinstance(constraint, SumToOneAbundances)
+        purity = LogSparsity(self.purity) if shares and self.purity > 0 else NoRegulariser()
+
         def fit(start, steps):
             return factorise(
                 binned,
@@ -95,7 +101,7 @@ class CoarseToFine(eqx.Module):
                 solver=self.solver,
                 start=start,
                 constraint=constraint,
-                regulariser=LogSparsity(self.purity),
+                regulariser=purity,
                 fixed_weights=fixed_weights,
                 key=key,
                 max_steps=steps,
@@ -116,7 +122,8 @@ class CoarseToFine(eqx.Module):
             n_phases,
             solver=AbundanceUpdate(),
             start=GivenStart(best.weights, maps),
-            constraint=constraint,
+            # W is held, so a constraint on it has nothing more to say
+            constraint=constraint if shares else Unconstrained(),
             regulariser=regulariser,
             fixed_weights=best.weights,
             max_steps=max_steps,
