@@ -9,7 +9,9 @@ With y = e D h the expected counts of a pixel (e its exposure), the expected inf
 and the covariance of W with every abundance left free is the inverse of the Schur complement
 S = I_WW - sum_p C_p K_p C_pᵀ, K_p being the inverse of A_p on the free abundances (and on their
 sum-to-one plane where that is asked for). Entries held at zero by the counts take no part: they
-are what breaks the mixing ambiguity between phases. Only one tile of pixels is in memory at a time.
+are what breaks the mixing ambiguity between phases. A prior on H counts only in what it holds at
+zero, not as information, and a G that follows W is taken as it is. Only one tile of pixels is in
+memory at a time.
 """
 
 import equinox as eqx
@@ -20,24 +22,27 @@ from jaxtyping import Array, Bool, Float
 
 from .._basis import Basis
 from .._types import Abundances, Weights
-from ..objective import SumToOneAbundances, exposure_or_one
-from ..solve import Problem
+from ..objective import SumToOneAbundances, SumToOneWeights, exposure_or_one
+from ..solve import Fixed, Problem
 
 TILE = 256
 
 
 class Information(eqx.Module):
-    """What is known about W, and which entries the counts hold at zero.
+    """What the counts say about W, and which entries take part.
 
     - `schur`: (column·phase, column·phase), H marginalised, before any gauge is fixed.
-    - `weights_free`, `abundances_free`: False where the entry is at its bound or fixed.
-    - `plane`: vector n where the abundances of a pixel obey `sum_a n_a H_a = 1`, else `None`.
+    - `weights_free`: True where the counts would move the entry both up and down.
+    - `weights_known`: True where the user fixed the entry. What is neither is held at zero.
+    - `scale_known`: True for a phase whose scale is no matter of gauge.
+    - `summed`: rows of W whose sum is held at one in every phase of known scale, or `None`.
     """
 
     schur: Float[np.ndarray, "entry entry"]
     weights_free: Bool[np.ndarray, "column phase"]
-    abundances_free: Bool[np.ndarray, "phase pixel"]
-    plane: Float[np.ndarray, " phase"] | None = None
+    weights_known: Bool[np.ndarray, "column phase"]
+    scale_known: Bool[np.ndarray, " phase"]
+    summed: Bool[np.ndarray, " column"] | None = None
 
 
 @eqx.filter_jit
@@ -54,15 +59,23 @@ def free_entries(
     gradient = gradient + (plus - minus).reshape(abundances.shape)
     if isinstance(problem.constraint, SumToOneAbundances):
         gradient = gradient - (abundances * gradient).sum(0, keepdims=True)
-    curvature = _tiled_sum(
-        lambda ratio, h, e: (endmembers**2).T @ ratio, endmembers, abundances, exposure, False
+    curvature = _tiled(
+        lambda ratio, h: jnp.matmul((endmembers**2).T, ratio, precision="highest"),
+        endmembers,
+        abundances,
+        exposure,
+        add=False,
     )
     h_free = abundances * curvature > gradient
     w_gradient = basis.column_sums * (abundances * exposure).sum(1)[None, :] - basis.back_project(
         counts.channel_pass(endmembers, abundances)
     )
-    second = _tiled_sum(
-        lambda ratio, h, e: ratio @ (h**2).T, endmembers, abundances, exposure, True
+    second = _tiled(
+        lambda ratio, h: jnp.matmul(ratio, (h**2).T, precision="highest"),
+        endmembers,
+        abundances,
+        exposure,
+        add=True,
     )
     squared = Basis(basis.matrix**2, basis.columns)
     w_free = weights * squared.back_project(second) > w_gradient
@@ -84,62 +97,90 @@ def information(
     With `scale` s it is that of W / s, whose abundances are H s: another gauge of the same model.
     """
     w_free, h_free = free_entries(problem, weights, abundances)
-    scale = jnp.ones(weights.shape[1], weights.dtype) if scale is None else scale
-    plane = None
-    if isinstance(problem.constraint, SumToOneAbundances):
-        plane = 1 / scale
-    schur = _schur(
+    n_phases = weights.shape[1]
+    scale = jnp.ones(n_phases, weights.dtype) if scale is None else scale
+    on_plane = isinstance(problem.constraint, SumToOneAbundances)
+    own, lost = _blocks(
         problem.basis,
         weights / scale[None, :],
         abundances * scale[:, None],
         exposure_or_one(problem.counts),
         h_free,
-        plane,
+        1 / scale if on_plane else None,
     )
-    schur = np.asarray(schur, np.float64)
+    noise = 256 * float(jnp.finfo(weights.dtype).eps)
+    schur = np.asarray(own, np.float64) - np.asarray(lost, np.float64)
+    schur = (schur + schur.T) / 2
+    nothing = np.diag(schur) <= noise * np.diag(np.asarray(own, np.float64))
+    schur[nothing, :] = 0.0
+    schur[:, nothing] = 0.0
+    known_w, known_h = problem.fixed_weights, problem.fixed_abundances
     return Information(
-        (schur + schur.T) / 2,
+        schur,
         np.asarray(w_free),
-        np.asarray(h_free),
-        None if plane is None else np.asarray(plane),
+        np.zeros(weights.shape, bool) if known_w is None else np.asarray(known_w.mask),
+        _pinned(known_w, 0, n_phases) | _pinned(known_h, 1, n_phases) | on_plane,
+        problem.basis.composition_rows if isinstance(problem.constraint, SumToOneWeights) else None,
     )
+
+
+def _pinned(fixed: Fixed | None, axis: int, n_phases: int) -> np.ndarray:
+    """Phases with an entry fixed above zero, which takes away their freedom of scale."""
+    if fixed is None:
+        return np.zeros(n_phases, bool)
+    return np.any(np.asarray(fixed.mask) & (np.asarray(fixed.values) > 0), axis)
 
 
 def weights_covariance(
-    weights: Float[np.ndarray, "column phase"],
-    schur: Float[np.ndarray, "entry entry"],
-    free: Bool[np.ndarray, "column phase"],
+    weights: Float[np.ndarray, "column phase"], information: Information
 ) -> Float[np.ndarray, "entry entry"]:
-    """Covariance of the entries of W for a fixed total of each phase.
+    """Covariance of the entries of W, in row-major order.
 
-    The scale of a phase is a matter of gauge, so a stiff term holds `sum(w²)`-wise changes of it;
-    nothing that does not depend on the scale (at%, shares) feels it. An entry at its bound gets
-    the variance it would have if it alone were let free, and no correlation.
+    The scale of a phase is a matter of gauge unless a constraint or a fixed entry settles it, so a
+    term is added along it; nothing that does not depend on the scale (at%, shares) feels it. An
+    entry held at zero gets the variance it would have if it alone were let free, and no
+    correlation. An entry that the counts say nothing about gets the square of its phase's total,
+    a known one zero.
     """
     n_columns, n_phases = weights.shape
-    flat = weights.ravel()
-    keep = free.ravel() & (np.diag(schur) > 0)
-    metric = np.where(np.diag(schur) > 0, 1 / np.sqrt(np.maximum(np.diag(schur), 1e-300)), 0.0)
+    schur, known = information.schur, information.weights_known.ravel()
+    if not np.isfinite(schur).all():
+        return np.full_like(schur, np.nan)
+    told = (np.diag(schur) > 0) & ~known
+    free = information.weights_free.ravel() & told
+    metric = np.where(told, 1 / np.sqrt(np.where(told, np.diag(schur), 1.0)), 0.0)
     scaled = schur * metric[:, None] * metric[None, :]
     for a in range(n_phases):
         direction = np.zeros((n_columns, n_phases))
-        direction[:, a] = weights[:, a]
-        along = direction.ravel() / np.where(metric > 0, metric, np.inf)
-        along = np.where(keep, along, 0.0)
+        if not information.scale_known[a]:
+            # along W itself, where S says nothing
+            direction[:, a] = weights[:, a]
+            along = direction.ravel() / np.where(told, metric, np.inf)
+            stiffness = 1.0
+        elif information.summed is not None:
+            direction[information.summed, a] = 1.0
+            along = direction.ravel() * metric
+            stiffness = 1e8
+        else:
+            continue
+        along = np.where(free, along, 0.0)
         size = np.linalg.norm(along)
         if size > 0:
-            scaled = scaled + np.outer(along, along) / size**2
-    inside = np.flatnonzero(keep)
+            scaled = scaled + stiffness * np.outer(along, along) / size**2
+    inside = np.flatnonzero(free)
     out = np.zeros_like(schur)
     inner = _inverse(scaled[np.ix_(inside, inside)])
     out[np.ix_(inside, inside)] = inner
-    for i in np.flatnonzero(~keep & (metric > 0) & (flat >= 0)):
+    for i in np.flatnonzero(told & ~free):
         cross = scaled[i, inside]
-        out[i, i] = 1 / max(scaled[i, i] - cross @ inner @ cross, 1e-12)
-    return out * metric[:, None] * metric[None, :]
+        out[i, i] = 1 / max(scaled[i, i] - cross @ inner @ cross, 1e-10)
+    out = out * metric[:, None] * metric[None, :]
+    blank = np.flatnonzero(~told & ~known)
+    out[blank, blank] = weights.sum(0)[blank % n_phases] ** 2
+    return out
 
 
-def _inverse(matrix):
+def _inverse(matrix: np.ndarray) -> np.ndarray:
     """Inverse of a positive matrix; directions without information get a very large variance."""
     values, vectors = np.linalg.eigh(matrix)
     return (vectors / np.maximum(values, 1e-10)) @ vectors.T
@@ -150,28 +191,26 @@ def pixel_blocks(
     weights: Weights,
     abundances: Float[Array, "phase tile"],
     exposure: Float[Array, "one tile"],
-    free: Bool[Array, "phase tile"],
-    plane: Float[Array, " phase"] | None,
 ) -> tuple[Float[Array, "tile entry phase"], Float[Array, "tile phase phase"]]:
-    """(C_p, K_p) of a tile of pixels."""
+    """(C_p, A_p) of a tile of pixels."""
     endmembers = basis.endmembers(weights)
     n_phases = endmembers.shape[1]
     ratio = _ratio(endmembers, abundances, exposure)
     pairs = endmembers[:, :, None] * endmembers[:, None, :]
     inner = jnp.einsum("cab,cp->pab", pairs, ratio, precision="highest")
     if basis.depends_on_phase:
-        products = jnp.einsum("bcj,ca->cjba", basis.matrix, endmembers)
+        products = jnp.einsum("bcj,ca->cjba", basis.matrix, endmembers, precision="highest")
         cross = jnp.einsum("cjba,cp->pjba", products, ratio, precision="highest")
     else:
         products = basis.matrix[:, :, None] * endmembers[:, None, :]
         cross = jnp.einsum("cja,cp->pja", products, ratio, precision="highest")[:, :, None, :]
     cross = cross * abundances.T[:, None, :, None]
-    cross = cross.reshape(len(cross), -1, n_phases)
-    return cross, _free_inverse(inner, free.T, plane)
+    return cross.reshape(len(cross), -1, n_phases), inner
 
 
 @eqx.filter_jit
-def _schur(basis, weights, abundances, exposure, free, plane):
+def _blocks(basis, weights, abundances, exposure, free, plane):
+    """I_WW and what of it is lost to the unknown H."""
     endmembers = basis.endmembers(weights)
     n_columns, n_phases = weights.shape
     size = n_columns * n_phases
@@ -180,8 +219,10 @@ def _schur(basis, weights, abundances, exposure, free, plane):
         h, e, f = tile
         ratio = _ratio(endmembers, h, e)
         second = jnp.einsum("cp,ap,bp->cab", ratio, h, h, precision="highest")
-        cross, inverse = pixel_blocks(basis, weights, h, e, f, plane)
-        left = jnp.einsum("pia,pab->pib", cross, inverse, precision="highest")
+        cross, inner = pixel_blocks(basis, weights, h, e)
+        left = jnp.einsum(
+            "pia,pab->pib", cross, free_inverse(inner, f.T, plane), precision="highest"
+        )
         lost = jnp.einsum("pib,pjb->ij", left, cross, precision="highest")
         return (total[0] + second, total[1] + lost), None
 
@@ -189,7 +230,7 @@ def _schur(basis, weights, abundances, exposure, free, plane):
         jnp.zeros((endmembers.shape[0], n_phases, n_phases), endmembers.dtype),
         jnp.zeros((size, size), endmembers.dtype),
     )
-    tiles = tuple(_tiles(x, v) for x, v in ((abundances, 0), (exposure, 0), (free, False)))
+    tiles = tuple(cut(x, v) for x, v in ((abundances, 0), (exposure, 0), (free, False)))
     (second, lost), _ = jax.lax.scan(add, start, tiles)
     if basis.depends_on_phase:
         own = jnp.einsum(
@@ -197,21 +238,26 @@ def _schur(basis, weights, abundances, exposure, free, plane):
         )
     else:
         own = jnp.einsum("cj,cl,cab->jalb", basis.matrix, basis.matrix, second, precision="highest")
-    return own.reshape(size, size) - lost
+    return own.reshape(size, size), lost
 
 
-def _free_inverse(matrix, free, plane):
+def free_inverse(
+    matrix: Float[Array, "tile phase phase"],
+    free: Bool[Array, "tile phase"],
+    plane: Float[Array, " phase"] | None,
+) -> Float[Array, "tile phase phase"]:
     """Inverse on the free entries, zero elsewhere; on the plane `n · x = 0` if there is one."""
-    mask = free.astype(matrix.dtype)
+    diagonal = jnp.einsum("paa->pa", matrix)
+    used = free & (diagonal > 0)
+    metric = jnp.where(used, 1 / jnp.sqrt(jnp.where(used, diagonal, 1.0)), 0.0)
+    both = metric[:, :, None] * metric[:, None, :]
+    ridge = 16 * jnp.finfo(matrix.dtype).eps
     eye = jnp.eye(matrix.shape[-1], dtype=matrix.dtype)[None]
-    trace = jnp.einsum("paa->p", matrix)[:, None, None]
-    ridge = jnp.where(trace > 0, trace, 1.0) * (16 * jnp.finfo(matrix.dtype).eps)
-    both = mask[:, :, None] * mask[:, None, :]
-    inner = matrix * both + eye * (ridge + (1 - mask)[:, :, None])
-    inverse = jnp.linalg.inv(inner) * both
+    extra = jnp.where(used, ridge, 1.0).astype(matrix.dtype)
+    inverse = jnp.linalg.inv(matrix * both + eye * extra[:, :, None]) * both
     if plane is not None:
-        along = jnp.einsum("pab,b->pa", inverse, plane)
-        total = jnp.einsum("pa,a->p", along, plane)[:, None, None]
+        along = jnp.einsum("pab,b->pa", inverse, plane, precision="highest")
+        total = jnp.einsum("pa,a->p", along, plane, precision="highest")[:, None, None]
         inverse = inverse - along[:, :, None] * along[:, None, :] / jnp.where(total > 0, total, 1.0)
     return inverse
 
@@ -221,24 +267,28 @@ def _ratio(endmembers, abundances, exposure):
     return jnp.where(model > 0, exposure / jnp.where(model > 0, model, 1.0), 0.0)
 
 
-def _tiles(rows, fill):
+def cut(rows: Array, fill: float | bool) -> Array:
     """(row, pixel) cut along pixels: (tile, row, TILE), padded with `fill`."""
-    missing = -rows.shape[1] % TILE
-    padded = jnp.pad(rows, ((0, 0), (0, missing)), constant_values=fill)
+    padded = jnp.pad(rows, ((0, 0), (0, -rows.shape[1] % TILE)), constant_values=fill)
     return jnp.moveaxis(padded.reshape(len(rows), -1, TILE), 1, 0)
 
 
-def _tiled_sum(function, endmembers, abundances, exposure, add):
-    """`function(ratio, h, e)` tile by tile: summed over tiles, or joined along pixels."""
+def joined(tiles: Array, n_pixels: int) -> Array:
+    """The reverse of `cut`."""
+    rows = jnp.moveaxis(tiles, 0, 1)
+    return rows.reshape(len(rows), -1)[:, :n_pixels]
+
+
+def _tiled(function, endmembers, abundances, exposure, add):
+    """`function(ratio, h)` tile by tile: summed over tiles, or joined along pixels."""
 
     def one(tile):
         h, e = tile
-        return function(_ratio(endmembers, h, e), h, e)
+        return function(_ratio(endmembers, h, e), h)
 
-    tiles = (_tiles(abundances, 0), _tiles(exposure, 0))
+    tiles = (cut(abundances, 0), cut(exposure, 0))
     if add:
         shape = jax.eval_shape(one, (tiles[0][0], tiles[1][0]))
         zeros = jnp.zeros(shape.shape, shape.dtype)
         return jax.lax.scan(lambda total, t: (total + one(t), None), zeros, tiles)[0]
-    out = jnp.moveaxis(jax.lax.map(one, tiles), 0, 1)
-    return out.reshape(len(out), -1)[:, : abundances.shape[1]]
+    return joined(jax.lax.map(one, tiles), abundances.shape[1])

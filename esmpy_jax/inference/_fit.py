@@ -20,19 +20,33 @@ from ..objective import (
     AbstractRegulariser,
     LaplacianSmoothness,
     NoRegulariser,
+    SumOf,
+    SumToOneAbundances,
     SumToOneShares,
     Unconstrained,
     exposure_or_one,
 )
-from ..solve import RESULTS, AbstractSolver, AbstractStart, BinnedStart, Factorisation, factorise
+from ..solve import (
+    RESULTS,
+    AbstractSolver,
+    AbstractStart,
+    BinnedStart,
+    Factorisation,
+    GivenStart,
+    RandomStart,
+    factorise,
+)
 from ._coarse import CoarseToFine
-from ._fisher import information, weights_covariance
+from ._fisher import free_entries, information, weights_covariance
 from ._image import Provenance, SpectrumImage
 from ._quantify import phase_composition
 from ._solution import SCHEMA, Solution, column_record
 
-#: Default smoothness: shares of neighbouring pixels differ by 1 / sqrt(25) = 0.2, one in three more.
+#: Default smoothness: shares of neighbouring pixels differ by 1 / sqrt(25) = 0.2, a third by more.
 SMOOTHNESS = 25.0
+
+#: Standard error of an atomic fraction above which the user is warned.
+VAGUE = 0.2
 
 
 def fit(
@@ -66,6 +80,8 @@ def fit(
 
     - `fixed_weights`, `fixed_abundances`: (column, phase) and (phase, pixel) with NaN where free,
         in the gauge of the constraint.
+    - `phase_names`: one for each phase. Phases come in the order of their counts, most first,
+        unless names, fixed entries or a `GivenStart` say which is which.
     - `key`: for random starts; `jax.random.key(0)` by default. `max_steps`, `rtol`, `xtol`,
         `progress`: see `esmpy_jax.solve.solve`.
     - `throw`: raise `RuntimeError` when the fit ended with values that are not finite. A fit that
@@ -78,10 +94,14 @@ def fit(
         f"The model has {model.energy_axis.size} channels but the image has "
         f"{image.counts.n_channels}; build the model from this image.",
     )
+    names = None if phase_names is None else tuple(str(name) for name in phase_names)
+    check(
+        names is None or len(set(names)) == len(names) == n_phases,
+        f"The phase names are {names} for {n_phases} phases; give one distinct name each.",
+    )
     key = jr.key(0) if key is None else key
     began = time.perf_counter()
-    evaluate = eqx.filter_jit(lambda m, w: m.basis(w))
-    basis = (lambda w: evaluate(model, w)) if model.depends_on_phase else evaluate(model, None)
+    basis = model.basis if model.depends_on_phase else model.basis()
     if isinstance(solver, CoarseToFine):
         check(
             fixed_abundances is None and start is None,
@@ -90,8 +110,8 @@ def fit(
         )
         constraint = SumToOneShares() if constraint is None else constraint
         if regulariser is None:
-            smooth = not isinstance(constraint, Unconstrained)
-            regulariser = LaplacianSmoothness(SMOOTHNESS) if smooth else NoRegulariser()
+            shares = isinstance(constraint, SumToOneAbundances | SumToOneShares)
+            regulariser = LaplacianSmoothness(SMOOTHNESS) if shares else NoRegulariser()
         judged, fine = solver(
             image.counts,
             basis,
@@ -108,12 +128,14 @@ def fit(
     else:
         constraint = Unconstrained() if constraint is None else constraint
         regulariser = NoRegulariser() if regulariser is None else regulariser
+        if start is None:
+            start = BinnedStart() if fixed_abundances is None else RandomStart()
         fine = factorise(
             image.counts,
             basis,
             n_phases,
             solver=solver,
-            start=BinnedStart() if start is None else start,
+            start=start,
             constraint=constraint,
             regulariser=regulariser,
             fixed_weights=fixed_weights,
@@ -129,6 +151,7 @@ def fit(
         raise RuntimeError(RESULTS[RESULTS.nonfinite])
     settings = {
         "seconds": time.perf_counter() - began,
+        "seed": np.asarray(jr.key_data(key)).ravel().tolist(),
         "solver": repr(solver),
         "start": repr(start),
         "constraint": type(constraint).__name__,
@@ -137,7 +160,10 @@ def fit(
         "rtol": rtol,
         "xtol": xtol,
     }
-    return _solution(image, model, fine, judged, phase_names, settings)
+    anchored = isinstance(start, GivenStart) or not (
+        names is None and fixed_weights is None and fixed_abundances is None
+    )
+    return _solution(image, model, fine, judged, names, anchored, settings)
 
 
 def _solution(
@@ -145,43 +171,38 @@ def _solution(
     model: EDSModel,
     fine: Factorisation,
     judged: Factorisation,
-    phase_names: Sequence[str] | None,
+    names: Sequence[str] | None,
+    anchored: bool,
     settings: dict[str, Any],
 ) -> Solution:
     """The labelled result; `judged` is the fit that W, and so its errors, come from."""
     basis, counts = fine.basis, image.counts
     rows = np.flatnonzero(basis.composition_rows)
-    n_phases = fine.weights.shape[1]
-    names = [f"phase {a + 1}" for a in range(n_phases)] if phase_names is None else phase_names
-    check(
-        len(set(names)) == n_phases,
-        f"{len(names)} phase names were given for {n_phases} phases; give one distinct name each.",
-    )
-    totals = np.asarray(fine.weights, float)[rows].sum(0)
-    scale = np.where(totals > 0, totals, 1.0)
-    brightness = np.asarray(exposure_or_one(fine.problem.counts), float)
-    known = np.asarray(exposure_or_one(counts), float)
+    n_columns, n_phases = fine.weights.shape
+    scale = _scale(fine, rows)
     weights = np.asarray(fine.weights, float) / scale[None, :]
-    maps = np.asarray(fine.abundances, float) * scale[:, None] * brightness / known
-    order = np.argsort(-maps.sum(1)) if phase_names is None else np.arange(n_phases)
+    per_dose = np.asarray(fine.abundances, float) * scale[:, None]
+    # H is per unit of the exposure that the image knows of, whatever the constraint made of it.
+    known = np.asarray(exposure_or_one(counts), float)
+    dose = np.asarray(exposure_or_one(fine.problem.counts), float)
+    maps = per_dose * np.divide(dose, known, out=np.ones_like(known), where=known > 0)
+    # Without counts, and so without dose, the prior has still a say in the shares.
+    total = per_dose.sum(0)
+    share = np.where(total > 0, per_dose / np.where(total > 0, total, 1.0), 1.0 / n_phases)
+    order = np.arange(n_phases) if anchored else np.argsort(-(maps * known).sum(1))
+    names = [f"phase {a + 1}" for a in range(n_phases)] if names is None else names
 
-    info = information(
-        judged.problem, judged.weights, judged.abundances, jnp.asarray(scale, judged.weights.dtype)
-    )
-    fine_info = (
-        info
-        if fine is judged
-        else information(
-            fine.problem, fine.weights, fine.abundances, jnp.asarray(scale, fine.weights.dtype)
-        )
-    )
-    covariance = weights_covariance(weights, info.schur, info.weights_free)
-    n_columns = len(weights)
+    judged_scale = jnp.asarray(_scale(judged, rows), judged.weights.dtype)
+    info = information(judged.problem, judged.weights, judged.abundances, judged_scale)
+    covariance = weights_covariance(weights, info)
     entries = (np.arange(n_columns)[:, None] * n_phases + order[None, :]).ravel()
     covariance = covariance[np.ix_(entries, entries)]
-    weights, maps = weights[:, order], maps[order]
-    free = fine_info.abundances_free[order]
-    plane = np.ones(n_phases) if fine_info.plane is None else fine_info.plane[order]
+    free = np.asarray(free_entries(fine.problem, fine.weights, fine.abundances)[1], np.int8)
+    if fine.problem.fixed_abundances is not None:
+        free = np.where(np.asarray(fine.problem.fixed_abundances.mask), -1, free)
+    on_plane = isinstance(fine.problem.constraint, SumToOneAbundances)
+    weights, maps, share, free = weights[:, order], maps[order], share[order], free[order]
+    plane = 1 / scale[order] if on_plane else np.zeros(n_phases)
     matrix = np.asarray(basis.matrix)
     if basis.depends_on_phase:
         matrix = matrix[order]
@@ -190,15 +211,13 @@ def _solution(
     atomic, atomic_error = phase_composition(weights, covariance, rows, np.ones(len(rows)))
     weight, weight_error = phase_composition(weights, covariance, rows, atomic_weights)
     ny, nx, _ = image.shape
-    total = maps.sum(0)
-    share = np.where(total > 0, maps / np.where(total > 0, total, 1.0), 1.0 / n_phases)
     spectra = (
         np.einsum("pcj,jp->cp", matrix, weights) if basis.depends_on_phase else matrix @ weights
     )
     grid = ("phase", "y", "x")
     table = ("element", "phase")
     percent, weight_unit = {"units": "at%"}, {"units": "wt%"}
-    warnings = _warnings(image, model, fine, judged, weights, rows, names, covariance)
+    warnings = _warnings(image, model, fine, judged, names, atomic, atomic_error)
     parameters = _parameters(image, model)
     dataset = xr.Dataset(
         {
@@ -208,7 +227,7 @@ def _solution(
             "W": (("column", "phase"), weights),
             "W_covariance": (("entry", "entry_"), covariance),
             "H": (grid, maps.reshape(n_phases, ny, nx)),
-            "H_free": (grid, free.reshape(n_phases, ny, nx).astype(np.int8)),
+            "H_free": (grid, free.reshape(n_phases, ny, nx)),
             "H_plane": ("phase", plane),
             "exposure": (("y", "x"), np.broadcast_to(known, (1, ny * nx)).reshape(ny, nx).copy()),
             "spectra": (("energy", "phase"), spectra),
@@ -224,7 +243,7 @@ def _solution(
             "coarse_steps": ("coarse_check", judged.nll_steps),
         },
         {
-            "energy": ("energy", np.asarray(image.energy_axis.centres, float), {"units": "keV"}),
+            "energy": ("energy", np.asarray(model.energy_axis.centres, float), {"units": "keV"}),
             "column": list(basis.labels),
             "phase": list(names),
             "element": [e.symbol for e in model.elements],
@@ -241,7 +260,8 @@ def _solution(
             "nll": fine.nll,
             "n_steps": fine.steps,
             "seconds": settings.pop("seconds"),
-            "sum_to_one": int(fine_info.plane is not None),
+            "sum_to_one": int(on_plane),
+            "seed": json.dumps(settings.pop("seed")),
             "columns": json.dumps([column_record(c) for c in basis.columns]),
             "parameters": json.dumps({k: _plain(v) for k, v in parameters.items()}),
             "settings": json.dumps(settings),
@@ -253,7 +273,13 @@ def _solution(
     return Solution(dataset)
 
 
-def _warnings(image, model, fine, judged, weights, rows, names, covariance):
+def _scale(fit: Factorisation, rows: np.ndarray) -> np.ndarray:
+    """The sum of each phase's composition rows, by which W is divided; 1 where it is zero."""
+    totals = np.asarray(fit.weights, float)[rows].sum(0)
+    return np.where(totals > 0, totals, 1.0)
+
+
+def _warnings(image, model, fine, judged, names, atomic, error):
     out = list(image.notes)
     if judged is not fine and not judged.converged:
         out.append(f"The fit of the binned image did not converge: {RESULTS[judged.result]}")
@@ -277,13 +303,14 @@ def _warnings(image, model, fine, judged, weights, rows, names, covariance):
     if empty:
         out.append(f"{empty} pixels hold no counts; their abundances are not determined by data.")
     for a, name in enumerate(names):
-        if weights[rows, a].sum() <= 0:
+        if atomic[:, a].sum() <= 0:
             out.append(f"{name} contains no element of the sample; its composition is empty.")
-    if np.sqrt(np.diag(covariance).max()) > 1:
-        out.append(
-            "At least one weight is hardly determined by the counts (see the standard errors); "
-            "fewer phases or elements would be."
-        )
+        elif error[:, a].max() > VAGUE:
+            worst = model.elements[int(np.argmax(error[:, a]))].symbol
+            out.append(
+                f"The counts hardly determine the composition of {name}: the standard error of "
+                f"{worst} is {100 * error[:, a].max():.0f} at%; fewer phases or elements may help."
+            )
     return list(dict.fromkeys(out))
 
 
@@ -310,7 +337,7 @@ def _plain(entry: Provenance) -> dict[str, Any]:
 
 def _words(module: eqx.Module) -> str:
     """A regulariser as `Name(field=value)`."""
-    if hasattr(module, "terms"):
+    if isinstance(module, SumOf):
         return " + ".join(_words(t) for t in module.terms)
     fields = ", ".join(f"{k}={float(v):g}" for k, v in vars(module).items())
     return f"{type(module).__name__}({fields})"

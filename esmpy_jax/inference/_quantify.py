@@ -1,12 +1,13 @@
 """At% and wt% with standard errors, per phase and per pixel."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
 from .._basis import Basis
-from ._fisher import TILE, pixel_blocks
+from ._fisher import cut, free_inverse, joined, pixel_blocks
 
 
 def phase_composition(
@@ -19,7 +20,8 @@ def phase_composition(
 
     `c_j = w_j m_j / sum_l w_l m_l` over the composition `rows`, with `per_atom` m = 1 for atomic
     and the atomic weights for weight fractions; the errors by linear propagation of `covariance`
-    (entries of W in row-major order). A phase without any element gives zeros.
+    (entries of W in row-major order), at most 1, which stands for "not known". A phase without any
+    element gives zeros.
     """
     n_phases = weights.shape[1]
     entries = weights[rows] * per_atom[:, None]
@@ -33,7 +35,7 @@ def phase_composition(
         index = np.asarray(rows) * n_phases + a
         block = covariance[np.ix_(index, index)]
         errors[:, a] = np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", jacobian, block, jacobian), 0))
-    return fractions, errors
+    return fractions, np.minimum(errors, 1.0)
 
 
 def pixel_composition(
@@ -43,6 +45,7 @@ def pixel_composition(
     exposure: Float[np.ndarray, " pixel"],
     covariance: Float[np.ndarray, "entry entry"],
     free: Bool[np.ndarray, "phase pixel"],
+    known: Bool[np.ndarray, "phase pixel"],
     rows: np.ndarray,
     per_atom: Float[np.ndarray, " element"],
     plane: Float[np.ndarray, " phase"] | None = None,
@@ -50,43 +53,75 @@ def pixel_composition(
     """Fractions of each pixel, the mix of its phases, and their standard errors.
 
     With x_j = sum_a w_ja h_a m_j, the errors carry both the noise of the pixel's own abundances
-    (K_p) and that of W, which every pixel shares: dx = (h_a e_j - W K Cᵀ) dW + W dh.
-    Pixels without counts get the fractions of zero content: NaN nowhere, zero everywhere.
+    (K_p) and that of W, which every pixel shares: dx = (h_a e_j - W K Cᵀ) dW + W dh. An abundance
+    held at zero (neither `free` nor `known`) adds what letting it free alone would. Errors are at
+    most 1, which stands for "not known". A pixel without abundance gets the mean of the phases'
+    fractions, with their spread as error.
     """
-    w, cov = jnp.asarray(weights, float), jnp.asarray(covariance, float)
-    mass = jnp.asarray(per_atom, float)
-    normal = None if plane is None else jnp.asarray(plane, float)
-    n_columns, n_phases = weights.shape
-    content = w[jnp.asarray(rows)] * mass[:, None]
-    select = (
-        jnp.zeros((len(rows), n_columns)).at[jnp.arange(len(rows)), jnp.asarray(rows)].set(mass)
+    rows = np.asarray(rows)
+    select = np.zeros((len(rows), len(weights)))
+    select[np.arange(len(rows)), rows] = per_atom
+    content = weights[rows] * per_atom[:, None]
+    totals = content.sum(0)
+    each = content / np.where(totals > 0, totals, 1.0)
+    blank = abundances.sum(0) <= 0
+    # An even mix of atoms, seen with no count of its own.
+    even = np.where(totals > 0, 1 / np.where(totals > 0, totals, 1.0), 0.0)
+    fraction, variance = _pixels(
+        basis,
+        jnp.asarray(weights, float),
+        jnp.asarray(np.where(blank, even[:, None], abundances), float),
+        jnp.asarray(np.where(blank, 0.0, exposure)[None, :], float),
+        jnp.asarray(free & ~blank),
+        jnp.asarray(known | blank),
+        jnp.asarray(covariance, float),
+        jnp.asarray(select, float),
+        None if plane is None else jnp.asarray(plane, float),
     )
+    fraction, variance = np.array(fraction), np.array(variance)
+    if (totals > 0).any():
+        variance[:, blank] += each[:, totals > 0].var(1, keepdims=True)
+    return fraction, np.sqrt(np.clip(variance, 0.0, 1.0))
 
-    @jax.jit
-    def tile(h, e, f):
-        cross, inverse = pixel_blocks(basis, w, h, e, f, normal)
-        amount = content @ h
+
+@eqx.filter_jit
+def _pixels(basis, weights, abundances, exposure, free, known, covariance, select, plane):
+    """Fractions (element, pixel) and their variances."""
+    n_elements, n_phases = len(select), weights.shape[1]
+    content = jnp.matmul(select, weights, precision="highest")
+
+    def tile(args):
+        h, e, f, k = args
+        cross, inner = pixel_blocks(basis, weights, h, e)
+        inverse = free_inverse(inner, f.T, plane)
+        amount = jnp.matmul(content, h, precision="highest")
         total = amount.sum(0)
         safe = jnp.where(total > 0, total, 1.0)
         fraction = amount / safe[None, :]
-        direct = jnp.einsum("ij,ap->pija", select, h).reshape(-1, len(rows), n_columns * n_phases)
-        through = jnp.einsum("ia,pab,pkb->pik", content, inverse, cross)
-        jac_w = direct - through
-        jac_h = jnp.broadcast_to(content[None], (h.shape[1], *content.shape))
-        to_w = (jac_w - fraction.T[:, :, None] * jac_w.sum(1, keepdims=True)) / safe[:, None, None]
-        to_h = (jac_h - fraction.T[:, :, None] * jac_h.sum(1, keepdims=True)) / safe[:, None, None]
-        shared = jnp.einsum("pik,kl,pil->ip", to_w, cov, to_w)
-        own = jnp.einsum("pia,pab,pib->ip", to_h, inverse, to_h)
-        return fraction, jnp.sqrt(jnp.maximum(shared + own, 0.0))
 
+        def relative(jacobian):
+            """Change of the fractions by that of the amounts (pixel, element, ...)."""
+            moved = fraction.T[:, :, None] * jacobian.sum(1, keepdims=True)
+            return (jacobian - moved) / safe[:, None, None]
+
+        direct = jnp.einsum("ij,ap->pija", select, h, precision="highest")
+        through = jnp.einsum("ia,pab,pkb->pik", content, inverse, cross, precision="highest")
+        to_w = relative(direct.reshape(through.shape) - through)
+        to_h = relative(jnp.broadcast_to(content[None], (h.shape[1], *content.shape)))
+        shared = jnp.einsum("pik,kl,pil->ip", to_w, covariance, to_w, precision="highest")
+        own = jnp.einsum("pia,pab,pib->ip", to_h, inverse, to_h, precision="highest")
+        for b in range(n_phases):
+            alone = free_inverse(inner, (f | (jnp.arange(n_phases) == b)[:, None]).T, plane)
+            moved = jnp.einsum("pia,pa->ip", to_h, alone[:, :, b], precision="highest")
+            size = alone[:, b, b]
+            held = ~f[b] & ~k[b] & (size > 0)
+            own = own + jnp.where(held, 1 / jnp.where(held, size, 1.0), 0.0)[None, :] * moved**2
+        return fraction, shared + own
+
+    tiles = (cut(abundances, 0), cut(exposure, 0), cut(free, False), cut(known, True))
+    fraction, variance = jax.lax.map(tile, tiles)
     n_pixels = abundances.shape[1]
-    missing = -n_pixels % TILE
-    h = jnp.pad(jnp.asarray(abundances, float), ((0, 0), (0, missing)))
-    e = jnp.pad(jnp.asarray(exposure, float)[None, :], ((0, 0), (0, missing)))
-    f = jnp.pad(jnp.asarray(free), ((0, 0), (0, missing)))
-    parts = [
-        tile(h[:, i : i + TILE], e[:, i : i + TILE], f[:, i : i + TILE])
-        for i in range(0, n_pixels + missing, TILE)
-    ]
-    fraction, error = (np.concatenate([np.asarray(p[i]) for p in parts], 1) for i in (0, 1))
-    return fraction[:, :n_pixels], error[:, :n_pixels]
+    return (
+        joined(fraction, n_pixels).reshape(n_elements, n_pixels),
+        joined(variance, n_pixels).reshape(n_elements, n_pixels),
+    )

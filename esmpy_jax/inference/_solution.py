@@ -22,7 +22,7 @@ from ._image import Provenance
 SCHEMA = 1
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Solution:
     """W, H and what follows from them, in the canonical gauge.
 
@@ -101,10 +101,13 @@ class Solution:
         """At% (or wt%) of every pixel with standard errors, from the mix of its phases.
 
         Returns a dataset with `composition(element, y, x)` and `composition_stderr`. The errors
-        carry the noise of the pixel's own abundances and that of W.
+        carry the noise of the pixel's own abundances and that of W; they know of no smoothness,
+        which makes them too large where the maps are smoothed. 100 stands for "not known". A pixel
+        without abundance gets the mean of the phases and their spread as error.
         """
         data = self.dataset
         elements = data["element"].values
+        state = data["H_free"].values.reshape(len(data["phase"]), -1)
         rows = np.flatnonzero(self.basis.composition_rows)
         per_atom = np.array([Element(int(z)).atomic_weight for z in data["atomic_number"].values])
         fraction, error = _quantify.pixel_composition(
@@ -113,7 +116,8 @@ class Solution:
             np.asarray(self.abundances),
             data["exposure"].values.ravel(),
             data["W_covariance"].values,
-            data["H_free"].values.reshape(len(data["phase"]), -1).astype(bool),
+            state == 1,
+            state == -1,
             rows,
             per_atom if weight_percent else np.ones(len(rows)),
             data["H_plane"].values if data.attrs["sum_to_one"] else None,
@@ -132,14 +136,22 @@ class Solution:
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the dataset as netCDF-4.
 
-        Raises `InputError` when the file exists, unless `overwrite`.
+        Raises `InputError` when the folder is missing, and when the file exists unless
+        `overwrite`. What was there is replaced only once the new file is complete.
         """
         target = Path(path)
         check(
             overwrite or not target.exists(),
             f"{target} exists already; choose another name or allow overwriting.",
         )
-        self.dataset.to_netcdf(target, engine="h5netcdf")
+        check(not target.is_dir(), f"{target} is a folder; give the name of a file.")
+        check(target.parent.is_dir(), f"There is no folder {target.parent}; create it first.")
+        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        try:
+            self.dataset.to_netcdf(partial, engine="h5netcdf")
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Solution":
