@@ -267,7 +267,7 @@ def _ratio(endmembers, abundances, exposure):
     return jnp.where(model > 0, exposure / jnp.where(model > 0, model, 1.0), 0.0)
 
 
-def cut(rows: Array, fill: float | bool) -> Array:
+def cut(rows: Array, fill: int | bool) -> Array:
     """(row, pixel) cut along pixels: (tile, row, TILE), padded with `fill`."""
     padded = jnp.pad(rows, ((0, 0), (0, -rows.shape[1] % TILE)), constant_values=fill)
     return jnp.moveaxis(padded.reshape(len(rows), -1, TILE), 1, 0)
