@@ -1,6 +1,7 @@
 """Roots of the surrogates: against decimal arithmetic and scipy over many magnitudes."""
 
 from decimal import Decimal, localcontext
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -119,7 +120,7 @@ def test_constrained_minimiser_against_brentq(x64):
             return float(root(a[:, i], b[:, i] + nu, c[:, i]).sum() - budget[i])
 
         low = float((c[:, i] / budget[i] - a[:, i] * budget[i] - b[:, i]).max())
-        nu = brentq(excess, low - 1e-9 * abs(low), low + 4 * c[:, i].sum() / budget[i] + 1e4)
+        nu: Any = brentq(excess, low - 1e-9 * abs(low), low + 4 * c[:, i].sum() / budget[i] + 1e4)
         expected = np.asarray(root(a[:, i], b[:, i] + nu, c[:, i]))
         np.testing.assert_allclose(x[:, i], expected, rtol=1e-6, atol=1e-8 * budget[i])
 

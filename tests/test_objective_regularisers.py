@@ -31,7 +31,7 @@ def laplacian(scan_shape):
     """The graph Laplacian of the grid, as a Kronecker sum of those of its axes."""
 
     def line(n):
-        steps = sp.diags_array([np.ones(n - 1), -np.ones(n - 1)], offsets=[1, 0], shape=(n - 1, n))
+        steps = sp.csr_array(np.diff(np.eye(n), axis=0))
         return steps.T @ steps if n > 1 else sp.csr_array((1, 1))
 
     out = sp.csr_array((1, 1))

@@ -224,11 +224,11 @@ class SparseCounts(AbstractCounts):
     ) -> "SparseCounts":
         n_pixels = int(np.prod(scan_shape))
         return cls(
-            Blocks.pack(pixel, channel, value, n_pixels, n_channels),
-            Blocks.pack(channel, pixel, value, n_channels, n_pixels),
-            tuple(scan_shape),
-            n_channels,
-            None if exposure is None else jnp.asarray(exposure, float),
+            by_pixel=Blocks.pack(pixel, channel, value, n_pixels, n_channels),
+            by_channel=Blocks.pack(channel, pixel, value, n_channels, n_pixels),
+            scan_shape=tuple(scan_shape),
+            n_channels=n_channels,
+            exposure=None if exposure is None else jnp.asarray(exposure, float),
         )
 
     def pixel_pass(self, endmembers, abundances):
@@ -278,10 +278,10 @@ class DenseCounts(AbstractCounts):
         tile = min(tile, max(n_pixels, 1))
         padded = np.zeros((-(-n_pixels // tile) * tile, n_channels), values.dtype)
         padded[:n_pixels] = values
-        return cls(
-            jnp.asarray(padded.reshape(-1, tile, n_channels)),
-            tuple(scan_shape),
-            None if exposure is None else jnp.asarray(exposure, float),
+        return cls(  # pyright: ignore[reportCallIssue]  # n_channels is a property here
+            values=jnp.asarray(padded.reshape(-1, tile, n_channels)),
+            scan_shape=tuple(scan_shape),
+            exposure=None if exposure is None else jnp.asarray(exposure, float),
         )
 
     @property

@@ -10,6 +10,7 @@ import abc
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from .._checks import check
@@ -24,7 +25,7 @@ def _scalar(value):
 
 
 def _positive(value, name, *, zero_allowed=False):
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         return
     check(
         bool((value > 0) | (zero_allowed & (value == 0))) and bool(jnp.isfinite(value)),
