@@ -1,0 +1,79 @@
+"""The figures of a solution as PNG files."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ..inference import Solution
+
+#: Every figure that `fit` may write.
+FIGURES = (
+    "maps.png",
+    "spectra.png",
+    "phase_spectra.png",
+    "composition.png",
+    "basis.png",
+    "convergence.png",
+    "convergence_binned.png",
+)
+_DPI = 160
+
+
+def figures(solution: Solution) -> dict[str, bytes]:
+    """PNG files by name."""
+    from .. import plot
+
+    data = solution.dataset
+    lines = line_labels(solution)
+    made = {
+        "maps.png": plot.plot_abundances(data),
+        "spectra.png": plot.plot_spectra(data, lines=lines),
+        "phase_spectra.png": plot.plot_phase_spectra(data, lines=lines),
+        "composition.png": plot.plot_composition(data),
+        "basis.png": plot.plot_basis(data),
+        "convergence.png": plot.plot_convergence(data),
+    }
+    if "coarse_nll" in data:
+        coarse = data[["coarse_nll", "coarse_steps"]].rename(
+            coarse_nll="nll", coarse_steps="steps", coarse_check="check"
+        )
+        made["convergence_binned.png"] = plot.plot_convergence(coarse)
+    return {name: png(figure) for name, figure in made.items()}
+
+
+def line_labels(solution: Solution) -> list[tuple[float, str]]:
+    """The strongest line of each family of every element and stray element in the energy range."""
+    from ..atomic import emission_lines
+    from ..plot import strongest_lines
+
+    numbers = dict.fromkeys(
+        column.atomic_number
+        for column in solution.basis.columns
+        if column.atomic_number is not None
+    )
+    energy = solution.dataset["energy"].values
+    beam = solution.parameters["beam energy"].value
+    if not numbers or not isinstance(beam, int | float):
+        return []
+    limits = (max(float(energy[0]), 0.1), float(energy[-1]))
+    lines = emission_lines([int(z) for z in numbers], float(beam), limits)
+    return strongest_lines(lines) if len(lines) else []
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as it is printed: white, at a resolution for slides."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white")
+    return buffer.getvalue()
+
+
+def size(image: bytes) -> tuple[int, int]:
+    """(width, height) in pixels, from the header of a PNG."""
+    width, height = np.frombuffer(image[16:24], ">u4")
+    return int(width), int(height)

@@ -1,0 +1,264 @@
+"""`esmpy-jax fit`: a file in, a folder of results out."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from .._checks import check
+from . import _options as o
+from ._model import read_detector, with_sources
+from ._output import check_folder
+from ._terminal import console, fit_progress, working
+from ._write import announce, write_results
+
+if TYPE_CHECKING:
+    from ..inference import Solution, SpectrumImage
+    from ..model import EDSModel
+
+_SOLVERS = ("coarse-to-fine", "multiplicative")
+_STARTS = ("binned", "random", "nndsvd", "vertex")
+_CONSTRAINTS = ("none", "abundances", "weights", "shares")
+
+
+def fit(
+    context: typer.Context,
+    file: o.File,
+    elements: o.Elements = None,
+    phases: o.Phases = None,
+    out: o.Out = None,
+    stray: o.Stray = "",
+    split: o.Split = "",
+    thickness: o.Thickness = None,
+    density: o.Density = None,
+    signal: o.Signal = None,
+    beam_energy: o.BeamEnergy = None,
+    elevation: o.Elevation = None,
+    azimuth: o.Azimuth = None,
+    tilt_alpha: o.TiltAlpha = None,
+    tilt_beta: o.TiltBeta = None,
+    take_off_angle: o.TakeOffAngle = None,
+    energy_range: o.EnergyRange = None,
+    region: o.Region = None,
+    bin: o.Bin = 1,
+    storage: o.Storage = "auto",
+    efficiency: o.Efficiency = None,
+    detector: o.Window = None,
+    resolution: o.Resolution = None,
+    seed: o.Seed = 0,
+    solver: o.Solver = "coarse-to-fine",
+    start: o.Start = None,
+    constraint: o.Constraint = None,
+    smoothness: o.Smoothness = None,
+    sparsity: o.Sparsity = None,
+    max_steps: o.MaxSteps = 2000,
+    rtol: o.Rtol = 1e-7,
+    phase_names: o.PhaseNames = None,
+    overwrite: o.Overwrite = False,
+) -> None:
+    """Decompose a spectrum image into phases; write maps, spectra, compositions and a report.
+
+    Example: esmpy-jax fit scan.bcf --elements O,Mg,Si,Fe --stray Cu,Ga --phases 3 --out results
+    """
+    if out is None:
+        check(False, f"Name a folder for the results with --out, such as --out {file.stem}_phases.")
+    assert out is not None
+    check_folder(out, overwrite)
+    if phases is None:
+        check(False, "Say how many phases to look for with --phases, such as --phases 3.")
+    assert phases is not None
+    o.at_least(phases, 1, "--phases", "a whole number of at least 1")
+    names = o.words(phase_names) if phase_names is not None else None
+    check(
+        names is None or len(set(names)) == len(names) == phases,
+        f"--phase-names holds {len(set(names or ()))} different names for {phases} phases; give "
+        "one for each.",
+    )
+    options = _fit_options(
+        o.choice(solver, _SOLVERS, "--solver"),
+        None if start is None else o.choice(start, _STARTS, "--start"),
+        None if constraint is None else o.choice(constraint, _CONSTRAINTS, "--constraint"),
+        smoothness,
+        sparsity,
+    )
+    o.at_least(max_steps, 1, "--max-steps", "a whole number of at least 1")
+    check(rtol > 0, f"--rtol is {rtol:g}; give a positive number such as 1e-7.")
+    o.at_least(bin, 1, "--bin", "a whole number of at least 1")
+    check(0 <= seed < 2**32, f"--seed is {seed}; give a whole number from 0 to 2^32 - 1.")
+    kept_energies = o.numbers(energy_range, ("LO", "HI"), "--energy-range")
+    kept_pixels = o.numbers(region, ("Y0", "Y1", "X0", "X1"), "--region", whole=True)
+    storage = o.choice(storage, ("auto", "dense", "sparse"), "--storage")
+    cuts = o.split_energies(split)
+    sample, other = _named(elements), _named(stray)
+
+    from ..inference import fit as run
+    from ..io import load
+    from ..model import EDSModel
+
+    with working(f"reading {file.name}"):
+        image = load(
+            file,
+            signal=signal,
+            beam_energy=beam_energy,
+            elevation=elevation,
+            azimuth=azimuth,
+            tilt_alpha=tilt_alpha,
+            tilt_beta=tilt_beta,
+            energy_range=kept_energies,
+            region=kept_pixels,  # pyright: ignore[reportArgumentType]
+            bin=bin,
+            storage=storage,  # pyright: ignore[reportArgumentType]
+        )
+    check(bool(sample), _no_elements(image, file))
+    check(
+        image.acquisition.beam_energy is not None,
+        f"{file.name} does not tell the beam energy; give it in keV, such as --beam-energy 200.",
+    )
+    with working("building the model"):
+        built, sources = read_detector(image, efficiency, detector, resolution)
+        model = EDSModel.from_image(
+            image,
+            sample,
+            stray=other,
+            split=cuts,
+            detector=built,
+            take_off_angle=take_off_angle,
+            thickness=thickness,
+            density=density,
+        )
+        model = with_sources(model, sources)
+    solution = run_fit(
+        image, model, phases, run, seed=seed, max_steps=max_steps, rtol=rtol, **options
+    )
+    if names is not None:
+        solution = renamed(solution, names)
+    solution = recorded(solution, command=str(context.find_root().obj or ""), seed=seed)
+    with working("writing the results"):
+        truth, written = write_results(solution, image, out)
+    announce(solution, truth, out, written, console())
+
+
+def run_fit(
+    image: SpectrumImage, model: EDSModel, phases: int, run: Any, *, seed: int, **options: Any
+) -> Solution:
+    """`fit` with its progress on a terminal."""
+    import jax
+
+    with fit_progress() as progress:
+        return run(image, model, phases, key=jax.random.key(seed), progress=progress, **options)
+
+
+def renamed(solution: Solution, names: list[str]) -> Solution:
+    """The same solution with other names of the phases."""
+    import json
+
+    from ..inference import Solution
+
+    data = solution.dataset
+    warnings = list(solution.warnings)
+    for old, new in zip(data["phase"].values, names, strict=True):
+        warnings = [w.replace(f"{old} ", f"{new} ") if w.startswith(old) else w for w in warnings]
+    return Solution(
+        data.assign_coords(phase=list(names)).assign_attrs(warnings=json.dumps(warnings))
+    )
+
+
+def recorded(solution: Solution, *, command: str, seed: int) -> Solution:
+    """The same solution with what it takes to repeat it."""
+    import jax
+
+    from ..inference import Solution
+
+    return Solution(
+        solution.dataset.assign_attrs(
+            command=command,
+            seed=seed,
+            precision="float64" if jax.config.jax_enable_x64 else "float32",  # pyright: ignore
+            device=f"{jax.devices()[0].platform} ({jax.devices()[0].device_kind})",
+            jax_version=jax.__version__,
+        )
+    )
+
+
+def _named(text: str | None):
+    """Elements out of "O,Mg,Si"; unknown ones are refused before the file is read."""
+    from ..atomic import parse_elements
+
+    found = o.words(text)
+    return parse_elements(found) if found else ()
+
+
+def _no_elements(image: SpectrumImage, file: pathlib.Path) -> str:
+    listed = image.acquisition.elements
+    such = ",".join(listed) or "O,Mg,Si"
+    what = f"{file.name} lists {', '.join(listed)}" if listed else f"{file.name} lists none"
+    return (
+        f"No element of the sample is named, and {what}; name them with --elements, such as "
+        f"--elements {such}, and those of grid or holder with --stray."
+    )
+
+
+def _fit_options(
+    solver: str,
+    start: str | None,
+    constraint: str | None,
+    smoothness: float | None,
+    sparsity: float | None,
+) -> dict[str, Any]:
+    """Arguments of `fit`; refuses what contradicts itself."""
+    from .. import inference, objective, solve
+    from ..inference._fit import SMOOTHNESS
+
+    for value, flag in ((smoothness, "--smoothness"), (sparsity, "--sparsity")):
+        if value is not None:
+            o.at_least(value, 0, flag, "zero or a positive number")
+    coarse = solver == "coarse-to-fine"
+    check(
+        start is None or not coarse,
+        f"--start {start} contradicts --solver coarse-to-fine, which chooses its own starts; leave "
+        "--start out, or add --solver multiplicative.",
+    )
+    bound = coarse if constraint is None else constraint != "none"
+    check(
+        bound or not (smoothness or sparsity),
+        "--smoothness and --sparsity mean nothing without a constraint, since the maps would "
+        "shrink while the spectra grow; add --constraint abundances, weights or shares, or leave "
+        "them out.",
+    )
+    constraints = {
+        "none": objective.Unconstrained(),
+        "abundances": objective.SumToOneAbundances(),
+        "weights": objective.SumToOneWeights(),
+        "shares": objective.SumToOneShares(),
+    }
+    starts = {
+        "binned": solve.BinnedStart,
+        "random": solve.RandomStart,
+        "nndsvd": solve.NNDSVDStart,
+        "vertex": solve.VertexStart,
+    }
+    options: dict[str, Any] = {
+        "solver": inference.CoarseToFine() if coarse else solve.MultiplicativeUpdate()
+    }
+    if constraint is not None:
+        options["constraint"] = constraints[constraint]
+    if start is not None:
+        options["start"] = starts[start]()
+    if smoothness is not None or sparsity is not None:
+        default = SMOOTHNESS if coarse and bound else 0.0
+        strength = default if smoothness is None else smoothness
+        terms: list[Any] = []
+        if strength > 0:
+            terms.append(objective.LaplacianSmoothness(strength))
+        if sparsity:
+            terms.append(objective.LogSparsity(sparsity))
+        options["regulariser"] = (
+            objective.NoRegulariser()
+            if not terms
+            else terms[0]
+            if len(terms) == 1
+            else objective.SumOf(tuple(terms))
+        )
+    return options

@@ -1,0 +1,203 @@
+"""The options of the commands, and the small languages inside them ("Fe:3", "0.9,20")."""
+
+import math
+import pathlib
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from .._checks import check
+
+_FILE, _SAMPLE = "What is in the file", "The sample"
+_DETECTOR, _FIT, _OUT = "The detector", "The fit", "The output"
+
+
+def _finite(value: float | None, param: typer.CallbackParam) -> float | None:
+    check(
+        value is None or math.isfinite(value),
+        f"The option --{(param.name or '').replace('_', '-')} is {value}; give a finite number.",
+    )
+    return value
+
+
+def _number(text: str, panel: str, flag: str | None = None):
+    names = () if flag is None else (flag,)
+    return typer.Option(*names, help=text, rich_help_panel=panel, callback=_finite)
+
+
+def _text(text: str, panel: str, metavar: str):
+    return typer.Option(help=text, rich_help_panel=panel, metavar=metavar)
+
+
+File = Annotated[pathlib.Path, typer.Argument(help="A spectrum image.", show_default=False)]
+Signal = Annotated[
+    str | None, _text("The EDS signal to take, by number or title.", _FILE, "NUMBER|TITLE")
+]
+BeamEnergy = Annotated[float | None, _number("Beam energy in keV.", _FILE)]
+Elevation = Annotated[float | None, _number("Elevation of the detector in degrees.", _FILE)]
+Azimuth = Annotated[float | None, _number("Azimuth of the detector in degrees.", _FILE)]
+TiltAlpha = Annotated[float | None, _number("Stage tilt α in degrees.", _FILE)]
+TiltBeta = Annotated[float | None, _number("Stage tilt β in degrees.", _FILE)]
+TakeOffAngle = Annotated[
+    float | None, _number("Take-off angle in degrees, instead of the four angles.", _FILE)
+]
+EnergyRange = Annotated[str | None, _text("Keep the channels from LO to HI keV.", _FILE, "LO,HI")]
+Region = Annotated[
+    str | None,
+    _text("Keep the pixels y0 <= y < y1, x0 <= x < x1.", _FILE, "Y0,Y1,X0,X1"),
+]
+Bin = Annotated[
+    int, typer.Option(help="Sum blocks of so many pixels squared.", rich_help_panel=_FILE)
+]
+Storage = Annotated[str, _text("How the counts are kept in memory.", _FILE, "auto|dense|sparse")]
+
+Elements = Annotated[
+    str | None,
+    _text("Elements of the sample: symbols, names or atomic numbers.", _SAMPLE, "O,Mg,Si"),
+]
+Stray = Annotated[
+    str,
+    _text("Elements seen but outside the sample (grid, ion milling).", _SAMPLE, "Cu,Ga"),
+]
+Split = Annotated[
+    str,
+    _text(
+        "Lines of these elements below the energy in keV are free of the composition.",
+        _SAMPLE,
+        "Fe:3,Hf:5",
+    ),
+]
+Thickness = Annotated[
+    float | None,
+    _number("Thickness in nm; with --density switches absorption on.", _SAMPLE),
+]
+Density = Annotated[float | None, _number("Density in g/cm³.", _SAMPLE)]
+
+Efficiency = Annotated[
+    pathlib.Path | None,
+    _text("Measured efficiency: energy in keV and efficiency, in two columns.", _DETECTOR, "CSV"),
+]
+Window = Annotated[
+    str | None,
+    typer.Option(
+        "--detector",
+        help="Efficiency of a typical detector behind this window.",
+        rich_help_panel=_DETECTOR,
+        metavar="windowless|ap3.3|be|si3n4",
+    ),
+]
+Resolution = Annotated[float | None, _number("FWHM in eV at Mn Kα.", _DETECTOR)]
+
+Phases = Annotated[int | None, typer.Option(help="Number of phases.", rich_help_panel=_FIT)]
+Seed = Annotated[int, typer.Option(help="Of every random number.", rich_help_panel=_FIT)]
+Solver = Annotated[
+    str,
+    _text(
+        "Spectra from the binned image, then maps; or both together at full resolution.",
+        _FIT,
+        "coarse-to-fine|multiplicative",
+    ),
+]
+Start = Annotated[
+    str | None,
+    _text("Of the multiplicative solver.", _FIT, "binned|random|nndsvd|vertex"),
+]
+Constraint = Annotated[
+    str | None,
+    _text(
+        "What sums to one: abundances of a pixel, shares of its own counts, element weights of a "
+        "phase. By default shares, with the multiplicative solver none.",
+        _FIT,
+        "none|abundances|weights|shares",
+    ),
+]
+Smoothness = Annotated[
+    float | None,
+    _number(
+        "Weight of the squared differences between neighbouring pixels. By default 25 with "
+        "coarse-to-fine, else 0.",
+        _FIT,
+    ),
+]
+Sparsity = Annotated[
+    float | None, _number("Weight of the penalty on many phases in a pixel.", _FIT)
+]
+MaxSteps = Annotated[int, typer.Option(help="Most steps of the fit.", rich_help_panel=_FIT)]
+Rtol = Annotated[
+    float,
+    _number("Stop when a step changes the objective by less than this share of it.", _FIT),
+]
+PhaseNames = Annotated[
+    str | None,
+    _text("Names, in the order of the phases (most abundant first).", _FIT, "A,B,C"),
+]
+
+Out = Annotated[
+    pathlib.Path | None,
+    _text("New folder for the results.", _OUT, "DIR"),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Replace the results in a folder that exists.",
+        rich_help_panel=_OUT,
+    ),
+]
+
+
+def words(text: str | None) -> list[str]:
+    """ "O, Mg,Si" -> ["O", "Mg", "Si"]."""
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
+
+
+def numbers(text: str | None, names: Sequence[str], flag: str, *, whole: bool = False):
+    """ "0.9,20" -> (0.9, 20.0); `None` stays `None`. Raises `InputError` for anything else."""
+    if text is None:
+        return None
+    parts = [part.strip() for part in text.split(",")]
+    try:
+        values = tuple(int(part) if whole else float(part) for part in parts)
+    except ValueError:
+        values = ()
+    check(
+        len(values) == len(names) and all(math.isfinite(value) for value in values),
+        f"{flag} is '{text}'; give {len(names)} {'whole ' if whole else ''}numbers with commas "
+        f"between them: {','.join(names)}.",
+    )
+    return values
+
+
+def split_energies(text: str) -> dict[str, float]:
+    """ "Fe:3,Hf:5" -> {"Fe": 3.0, "Hf": 5.0}."""
+    found: dict[str, float] = {}
+    for word in words(text):
+        name, _, energy = word.partition(":")
+        name = name.strip()
+        try:
+            value = float(energy)
+        except ValueError:
+            value = math.nan
+        check(
+            bool(name) and math.isfinite(value),
+            f"--split holds '{word}'; give an element and an energy in keV, such as Fe:3.",
+        )
+        check(name not in found, f"--split names {name} twice; give one energy for it.")
+        found[name] = value
+    return found
+
+
+def choice(value: str, options: Sequence[str], flag: str) -> str:
+    """The value in lower case, one of `options`."""
+    found = value.strip().lower()
+    check(
+        found in options,
+        f"{flag} is '{value}'; choose {', '.join(options[:-1])} or {options[-1]}.",
+    )
+    return found
+
+
+def at_least(value: float, least: float, flag: str, what: str) -> None:
+    """Raise `InputError` for a number below `least`."""
+    check(value >= least, f"{flag} is {value:g}; give {what}.")

@@ -1,0 +1,356 @@
+"""`report.html`: one page with all that a reader of the result needs, and nothing to load."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import html
+import json
+import pathlib
+import string
+from typing import TYPE_CHECKING
+
+from ._figures import size
+from ._info import value_and_unit
+from ._results import (
+    as_sentence,
+    deviance_per_channel,
+    formula,
+    phase_names,
+    phase_shares,
+    uncertain,
+)
+
+if TYPE_CHECKING:
+    from ..inference import Provenance, Solution
+    from ._truth import Comparison
+
+_TEMPLATE = pathlib.Path(__file__).with_name("report.html")
+_text = html.escape
+
+
+def report(solution: Solution, pictures: dict[str, bytes], truth: Comparison | None) -> str:
+    """The page of a solution, with its figures by name as PNG files."""
+    data = solution.dataset
+    sections = [
+        _section(
+            "Where the phases are",
+            "Share of each phase in each pixel, from 0 to 1.",
+            _figure(pictures, "maps.png", "Abundance map of each phase"),
+        ),
+        _section(
+            "What they consist of",
+            "Atomic and weight percent with one standard error, which carries the noise of the "
+            "counts in spectra and maps together, but no error of cross sections or of the model. "
+            "Grey: less than two standard errors.",
+            _composition(solution),
+            _figure(pictures, "composition.png", "At% of each element in each phase"),
+        ),
+        _truth(solution, truth) if truth is not None else "",
+        _section(
+            "The summed spectrum and the fit",
+            "Counts of the whole scan, the fit, each phase's part of it, and below what is left, "
+            "in standard deviations of the counts.",
+            _figure(pictures, "spectra.png", "Summed spectrum with the fit and its residuals"),
+        ),
+        _section(
+            "The spectrum of each phase",
+            "Each phase's own spectrum as found, normalised to one, with the lines that show.",
+            _figure(pictures, "phase_spectra.png", "Spectrum of each phase with labelled lines"),
+        ),
+        _warnings(solution),
+        _inputs(solution),
+        _section(
+            "The columns of G",
+            "What an atom of each element, each stray line family and the continuum look like on "
+            "this detector; the phase spectra are sums of these.",
+            _figure(pictures, "basis.png", "The columns of G"),
+        ),
+        _convergence(pictures),
+        _repeat(solution),
+    ]
+    page = string.Template(_TEMPLATE.read_text(encoding="utf-8"))
+    return page.substitute(
+        title=_text(str(data.attrs.get("title") or "Spectrum image")),
+        kicker=_text(_kicker(solution)),
+        verdict=_verdict(solution),
+        phases="\n".join(_phase_lines(solution)),
+        facts="\n".join(_facts(solution)),
+        sections="\n".join(s for s in sections if s),
+        footer=_text(
+            f"Made by esmpy_jax {data.attrs.get('program_version', '')} on "
+            f"{datetime.datetime.now():%Y-%m-%d at %H:%M}."
+        ),
+    )
+
+
+def _kicker(solution: Solution) -> str:
+    file = solution.parameters.get("file")
+    return "Phases of a spectrum image" + (f" · {file.value}" if file is not None else "")
+
+
+def _verdict(solution: Solution) -> str:
+    pill = (
+        '<span class="pill good">converged</span>'
+        if solution.converged
+        else '<span class="pill warn">not converged</span>'
+    )
+    n = len(solution.warnings)
+    notes = f'<a class="pill warn" href="#notes">{n} note{"s" * (n > 1)}</a>' if n else ""
+    count = len(phase_names(solution))
+    found = f"{count} phase{'s' * (count > 1)} found."
+    return f"{pill} <span>{_text(as_sentence(solution.result))} {found}</span> {notes}"
+
+
+def _phase_lines(solution: Solution) -> list[str]:
+    return [
+        f'<li><span class="square" style="--c:{_colour(a)}"></span><b>{_text(name)}</b>, '
+        f"{share:.1f} % of the scan: {_text(formula(solution, a))}</li>"
+        for a, (name, share) in enumerate(
+            zip(phase_names(solution), phase_shares(solution), strict=True)
+        )
+    ]
+
+
+def _facts(solution: Solution) -> list[str]:
+    data = solution.dataset
+    ny, nx = int(data.sizes["y"]), int(data.sizes["x"])
+    counts = data["pixel_counts"].values.astype(float)
+    energy = data["energy"].values
+    facts = (
+        ("pixels", f"{ny} × {nx}", _field(solution)),
+        ("counts per pixel", f"{counts.mean():.3g}", f"{counts.sum():,.0f} in all"),
+        ("channels", f"{len(energy)}", f"{energy[0]:.3g} to {energy[-1]:.4g} keV"),
+        ("misfit", f"{deviance_per_channel(solution):.3g}", "deviance per channel; ideal: 1"),
+        ("steps", f"{data.attrs['n_steps']}", f"{data.attrs['seconds']:.0f} s"),
+    )
+    return [
+        f"<div><dt>{_text(name)}</dt><dd>{_text(value)}<small>{_text(more)}</small></dd></div>"
+        for name, value, more in facts
+    ]
+
+
+def _field(solution: Solution) -> str:
+    """ "512 × 512 nm", or how many there are."""
+    data = solution.dataset
+    unit = str(data["x"].attrs.get("units", "px"))
+    sides = []
+    for name in ("y", "x"):
+        at = data[name].values
+        step = float(at[1] - at[0]) if len(at) > 1 else 0.0
+        sides.append(step * len(at))
+    if unit in ("", "px") or min(sides) <= 0:
+        return f"{data.sizes['y'] * data.sizes['x']:,} in all"
+    return f"{sides[0]:.4g} × {sides[1]:.4g} {unit}"
+
+
+def _composition(solution: Solution) -> str:
+    data = solution.dataset
+    names, shares = phase_names(solution), phase_shares(solution)
+    head = "".join(
+        f'<th colspan="2" class="gap"><span class="square" style="--c:{_colour(a)}"></span>'
+        f"<b>{_text(name)}</b></th>"
+        for a, name in enumerate(names)
+    )
+    second = '<th class="gap">at%</th><th>wt%</th>' * len(names)
+    kinds = [
+        data[name].transpose("element", "phase").values
+        for name in (
+            "composition",
+            "composition_stderr",
+            "weight_percent",
+            "weight_percent_stderr",
+        )
+    ]
+    rows = []
+    for e, element in enumerate(data["element"].values):
+        cells = []
+        for a in range(len(names)):
+            at, at_error, wt, wt_error = (float(kind[e, a]) for kind in kinds)
+            bar = f"--c:{_colour(a)};--p:{min(max(at, 0), 100):.1f}%"
+            cells.append(_cell(at, at_error, f'class="gap bar" style="{bar}"'))
+            cells.append(_cell(wt, wt_error))
+        rows.append(f"<tr><td>{_text(str(element))}</td>{''.join(cells)}</tr>")
+    foot = "".join(f'<td colspan="2" class="gap">{share:.1f} %</td>' for share in shares)
+    return (
+        '<div class="scroll"><table class="composition">'
+        f'<thead><tr><th></th>{head}</tr><tr class="second"><th></th>{second}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody>"
+        f"<tfoot><tr><td>share of the scan</td>{foot}</tr></tfoot></table></div>"
+    )
+
+
+def _cell(value: float, error: float, attributes: str = "") -> str:
+    number, _, spread = uncertain(value, error).partition(" ± ")
+    faint = ' class="faint"' if spread and value < 2 * error else ""
+    more = f' <span class="error">± {spread}</span>' if spread else ""
+    return f"<td {attributes}><span{faint}>{number}</span>{more}</td>"
+
+
+def _truth(solution: Solution, truth: Comparison) -> str:
+    data = solution.dataset
+    values = data["composition"].transpose("element", "phase").values
+    errors = data["composition_stderr"].transpose("element", "phase").values
+    n = len(truth.names)
+    head = "".join(
+        f'<th colspan="2" class="gap"><span class="square" style="--c:{_colour(a)}"></span>'
+        f"<b>{_text(name)}</b></th>"
+        for a, name in enumerate(truth.names)
+    )
+    rows = []
+    for e, element in enumerate(data["element"].values):
+        cells = "".join(
+            f'<td class="gap">{truth.percent[e, a]:.1f}</td>'
+            + _cell(float(values[e, a]), float(errors[e, a]))
+            for a in range(n)
+        )
+        rows.append(f"<tr><td>{_text(str(element))}</td>{cells}</tr>")
+
+    def foot(label: str, numbers: list[str]) -> str:
+        cells = "".join(f'<td colspan="2" class="gap">{number}</td>' for number in numbers)
+        return f"<tr><td>{label}</td>{cells}</tr>"
+
+    second = '<th class="gap">truth</th><th>found</th>' * n
+    table = (
+        '<div class="scroll"><table class="composition">'
+        f'<thead><tr><th></th>{head}</tr><tr class="second"><th></th>{second}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody><tfoot>"
+        + foot("correlation of the maps", [f"{c:.3f}" for c in truth.correlation])
+        + foot("angle between the spectra", [f"{x:.2f}°" for x in truth.angle])
+        + "</tfoot></table></div>"
+    )
+    return _section(
+        "Against the truth",
+        "The image is simulated, so what it was made of is known: at% in truth and as found.",
+        table,
+    )
+
+
+def _warnings(solution: Solution) -> str:
+    if not solution.warnings:
+        return ""
+    items = "".join(f"<li>{_text(as_sentence(w))}</li>" for w in solution.warnings)
+    return _section(
+        "Notes", "What to know before believing the numbers.", f'<ul class="notes">{items}</ul>',
+        anchor="notes",
+    )  # fmt: skip
+
+
+_NAMES = {
+    "take off angle": "take-off angle",
+    "mass thickness": "mass-thickness",
+    "noise fwhm": "noise FWHM",
+    "elements": "elements listed in the file",
+}
+
+
+def _inputs(solution: Solution) -> str:
+    rows = []
+    for label, symbols in _columns(solution):
+        rows.append(_input_row(label, ", ".join(symbols), "", "given"))
+    for name, entry in solution.parameters.items():
+        value = value_and_unit(entry)
+        unit = entry.unit if entry.value is not None else ""
+        if unit:
+            value = value.removesuffix(unit).strip()
+        rows.append(_input_row(_NAMES.get(name, name), value, unit, _source(entry)))
+    table = (
+        '<div class="scroll"><table class="inputs"><thead><tr><th>quantity</th>'
+        '<th style="text-align:right">value</th><th>unit</th><th>source</th></tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+    return _section(
+        "Inputs, and where each came from",
+        "Highlighted: nobody said, so a default stands in or nothing could be used.",
+        table,
+    )
+
+
+def _source(entry: Provenance) -> str:
+    return "missing" if entry.value is None else entry.source
+
+
+def _input_row(name: str, value: str, unit: str, source: str) -> str:
+    kind = source if source in ("given", "default", "missing") else "read"
+    return (
+        f'<tr class="{kind}"><td>{_text(name)}</td><td>{_text(value)}</td><td>{_text(unit)}</td>'
+        f'<td><span class="pill {kind}">{_text(source)}</span></td></tr>'
+    )
+
+
+def _columns(solution: Solution) -> list[tuple[str, list[str]]]:
+    """The elements of the sample, and the labels of the other columns by kind."""
+    columns = json.loads(solution.dataset.attrs["columns"])
+    free = [
+        c["label"] for c in columns if c["kind"] == "element" and not c.get("in_composition", True)
+    ]
+    groups = [
+        ("elements of the sample", [str(s) for s in solution.dataset["element"].values]),
+        ("lines free of the composition", free),
+        ("stray lines", [c["label"] for c in columns if c["kind"] == "stray"]),
+        ("other columns", [c["label"] for c in columns if c["kind"] == "custom"]),
+    ]
+    return [(label, names) for label, names in groups if names]
+
+
+def _convergence(pictures: dict[str, bytes]) -> str:
+    parts = [
+        _figure(pictures, name, caption, caption=caption)
+        for name, caption in (
+            ("convergence_binned.png", "Binned image: spectra and coarse maps"),
+            ("convergence.png", "Full image"),
+        )
+        if name in pictures
+    ]
+    return _section(
+        "Convergence",
+        "How far the objective (negative log-likelihood and penalties) was above its lowest value.",
+        f'<div class="pair">{"".join(parts)}</div>',
+    )
+
+
+def _repeat(solution: Solution) -> str:
+    data = solution.dataset
+    command = str(data.attrs.get("command", ""))
+    settings = json.loads(data.attrs["settings"]) | {
+        "seed": data.attrs.get("seed", ""),
+        "objective at the end": f"{solution.nll:.8g} nats",
+        "program": f"esmpy_jax {data.attrs.get('program_version', '')}",
+        "JAX": data.attrs.get("jax_version", ""),
+        "precision": data.attrs.get("precision", ""),
+        "device": data.attrs.get("device", ""),
+    }
+    rows = "".join(
+        f"<tr><td>{_text(name.replace('_', ' '))}</td><td>{_text(str(value))}</td></tr>"
+        for name, value in settings.items()
+        if str(value) not in ("", "None")
+    )
+    return _section(
+        "To repeat this",
+        "The command as it was given, and every setting behind it.",
+        (f"<pre>{_text(command)}</pre>" if command else "")
+        + f'<div class="scroll"><table>{rows}</table></div>',
+    )
+
+
+def _section(title: str, lede: str, *body: str, anchor: str = "") -> str:
+    mark = f' id="{anchor}"' if anchor else ""
+    content = "\n".join(body)
+    return f"<section{mark}>\n<h2>{_text(title)}</h2>\n<p>{_text(lede)}</p>\n{content}\n</section>"
+
+
+def _figure(pictures: dict[str, bytes], name: str, alternative: str, *, caption: str = "") -> str:
+    image = pictures[name]
+    width, height = size(image)
+    source = base64.b64encode(image).decode("ascii")
+    below = f"<figcaption>{_text(caption)}</figcaption>" if caption else ""
+    return (
+        f'<figure><img width="{width * 3 // 5}" height="{height * 3 // 5}" '
+        f'alt="{_text(alternative)}" src="data:image/png;base64,{source}">{below}</figure>'
+    )
+
+
+def _colour(phase: int) -> str:
+    from ..plot import phase_colour
+
+    return phase_colour(phase)

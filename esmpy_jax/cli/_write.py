@@ -1,0 +1,62 @@
+"""The results of `fit` and `demo`: files in a folder, and a table on the screen."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import TYPE_CHECKING
+
+from ._figures import FIGURES, figures
+from ._output import filled
+from ._results import as_sentence, print_composition, print_warnings, write_composition
+from ._truth import Comparison, compare, print_comparison
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ..inference import Solution, SpectrumImage
+
+_FILES = ("report.html", "composition.csv", "solution.nc")
+
+
+def write_results(
+    solution: Solution, image: SpectrumImage, out: pathlib.Path
+) -> tuple[Comparison | None, list[str]]:
+    """Write everything into the folder `out`; returns the comparison with the truth, and names."""
+    from ._report import report
+
+    truth = compare(solution, image.truth)
+    pictures = figures(solution)
+    with filled(out, (*_FILES, *FIGURES)) as folder:
+        solution.save(folder / "solution.nc")
+        write_composition(solution, folder / "composition.csv")
+        for name, content in pictures.items():
+            (folder / name).write_bytes(content)
+        page = report(solution, pictures, truth)
+        (folder / "report.html").write_text(page, encoding="utf-8")
+    return truth, [*_FILES, *pictures]
+
+
+def announce(
+    solution: Solution,
+    truth: Comparison | None,
+    out: pathlib.Path,
+    written: list[str],
+    screen: Console,
+) -> None:
+    """How the fit ended, the compositions, the notes, and where everything is."""
+    data = solution.dataset
+    screen.print(
+        f"{as_sentence(solution.result)} {data.sizes['phase']} phases in {data.sizes['y']} × "
+        f"{data.sizes['x']} pixels, {data.attrs['n_steps']} steps, "
+        f"{data.attrs['seconds']:.0f} s."
+    )
+    screen.print()
+    if truth is None:
+        print_composition(solution, screen)
+    else:
+        print_comparison(solution, truth, screen)
+    screen.print()
+    print_warnings(solution, screen)
+    pictures = sum(name.endswith(".png") for name in written)
+    others = ", ".join(name for name in written if not name.endswith(".png"))
+    screen.print(f"Written to {out}: {others} and {pictures} figures.", markup=False)
