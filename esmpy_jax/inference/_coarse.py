@@ -1,5 +1,6 @@
 """Coarse to fine: spectra from the binned image, maps at full resolution."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -113,7 +114,8 @@ class CoarseToFine(eqx.Module):
         trials = [fit(start, self.trial_steps) for start in self.starts]
         best = min(trials, key=lambda t: t.nll if np.isfinite(t.nll) else np.inf)
         if not best.converged:
-            best = fit(GivenStart(best.weights, best.abundances), self.coarse_steps)
+            polished = fit(GivenStart(best.weights, best.abundances), self.coarse_steps)
+            best = _continued(best, polished)
         maps = upsample(best.abundances, binned.scan_shape, counts.scan_shape, factor)
         maps = jnp.maximum(maps, 0.01 * maps.sum(0, keepdims=True))
         fine = factorise(
@@ -132,3 +134,14 @@ class CoarseToFine(eqx.Module):
             progress=progress,
         )
         return best, fine
+
+
+def _continued(first: Factorisation, then: Factorisation) -> Factorisation:
+    """The second of two fits, of which it went on from the first, with the trace of both."""
+    return dataclasses.replace(
+        then,
+        nll_steps=np.concatenate([first.nll_steps, then.nll_steps[1:] + first.steps]),
+        nll_trace=np.concatenate([first.nll_trace, then.nll_trace[1:]]),
+        steps=first.steps + then.steps,
+        seconds=first.seconds + then.seconds,
+    )
