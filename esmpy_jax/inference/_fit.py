@@ -323,9 +323,14 @@ def _parameters(image, model) -> dict[str, Provenance]:
 
 def _name(name: str) -> str:
     """A parameter's name as words."""
-    return {"fano": "Fano factor", "efficiency": "detector efficiency"}.get(
-        name, name.replace("_", " ")
-    )
+    words = {
+        "fano": "Fano factor",
+        "efficiency": "detector efficiency",
+        "noise_fwhm": "noise FWHM",
+        "take_off_angle": "take-off angle",
+        "mass_thickness": "mass-thickness",
+    }
+    return words.get(name, name.replace("_", " "))
 
 
 def _plain(entry: Provenance) -> dict[str, Any]:
