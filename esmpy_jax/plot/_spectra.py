@@ -130,7 +130,8 @@ def plot_phase_spectra(
         )  # fmt: skip
         axes.text(
             0.995, 0.80, _composition_text(dataset, i), transform=axes.transAxes, ha="right",
-            va="top", fontsize=9.5,
+            va="top", fontsize=9.5, zorder=3,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5},
         )  # fmt: skip
     grid[-1].set_xlabel("energy (keV)")
     _tick_energy(grid[-1])
