@@ -23,6 +23,7 @@ FIGURES = (
     "convergence_binned.png",
 )
 _DPI = 160
+_FAIR = 0.25  # of the counts at a line's energy, to label it
 
 
 def figures(solution: Solution) -> dict[str, bytes]:
@@ -63,7 +64,29 @@ def line_labels(solution: Solution) -> list[tuple[float, str]]:
         return []
     limits = (max(float(energy[0]), 0.1), float(energy[-1]))
     lines = emission_lines([int(z) for z in numbers], float(beam), limits)
-    return strongest_lines(lines) if len(lines) else []
+    return _carrying(solution, strongest_lines(lines)) if len(lines) else []
+
+
+def _carrying(solution: Solution, labels: list[tuple[float, str]]) -> list[tuple[float, str]]:
+    """The labels whose element makes a fair part of some phase's counts at that energy."""
+    from ..atomic import parse_element
+
+    data = solution.dataset
+    weights = data["W"].transpose("column", "phase").values
+    matrix = data["G"].values
+    if matrix.ndim == 2:
+        matrix = np.broadcast_to(matrix, (weights.shape[1], *matrix.shape))
+    spectra = data["spectra"].transpose("energy", "phase").values
+    columns = solution.basis.columns
+    kept = []
+    for energy, label in labels:
+        channel = int(np.argmin(np.abs(data["energy"].values - energy)))
+        z = parse_element(label.split()[0]).atomic_number
+        own = [j for j, column in enumerate(columns) if column.atomic_number == z]
+        counts = np.einsum("pj,jp->p", matrix[:, channel][:, own], weights[own])
+        if (counts > _FAIR * np.maximum(spectra[channel], 1e-300)).any():
+            kept.append((energy, label))
+    return kept
 
 
 def png(figure: Figure) -> bytes:

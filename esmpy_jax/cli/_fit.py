@@ -220,7 +220,7 @@ def _fit_options(
         f"--start {start} contradicts --solver coarse-to-fine, which chooses its own starts; leave "
         "--start out, or add --solver multiplicative.",
     )
-    bound = coarse if constraint is None else constraint != "none"
+    bound = coarse or constraint not in (None, "none")
     check(
         bound or not (smoothness or sparsity),
         "--smoothness and --sparsity mean nothing without a constraint, since the maps would "
@@ -247,7 +247,7 @@ def _fit_options(
     if start is not None:
         options["start"] = starts[start]()
     if smoothness is not None or sparsity is not None:
-        default = SMOOTHNESS if coarse and bound else 0.0
+        default = SMOOTHNESS if coarse and constraint not in ("none", "weights") else 0.0
         strength = default if smoothness is None else smoothness
         terms: list[Any] = []
         if strength > 0:

@@ -44,7 +44,7 @@ def report(solution: Solution, pictures: dict[str, bytes], truth: Comparison | N
             "counts in spectra and maps together, but no error of cross sections or of the model. "
             "Grey: less than two standard errors.",
             _composition(solution),
-            _figure(pictures, "composition.png", "At% of each element in each phase"),
+            _figure(pictures, "composition.png", "At% of each element in each phase", narrow=True),
         ),
         _truth(solution, truth) if truth is not None else "",
         _section(
@@ -71,7 +71,7 @@ def report(solution: Solution, pictures: dict[str, bytes], truth: Comparison | N
     ]
     page = string.Template(_TEMPLATE.read_text(encoding="utf-8"))
     return page.substitute(
-        title=_text(str(data.attrs.get("title") or "Spectrum image")),
+        title=_text(_title(solution)),
         kicker=_text(_kicker(solution)),
         verdict=_verdict(solution),
         phases="\n".join(_phase_lines(solution)),
@@ -85,8 +85,17 @@ def report(solution: Solution, pictures: dict[str, bytes], truth: Comparison | N
 
 
 def _kicker(solution: Solution) -> str:
+    title = str(solution.dataset.attrs.get("title", ""))
+    known = title and title != _title(solution)
+    return "Phases of a spectrum image" + (f" · {title}" if known else "")
+
+
+def _title(solution: Solution) -> str:
+    """The file's name without its ending, since titles in files often say no more than EDX."""
     file = solution.parameters.get("file")
-    return "Phases of a spectrum image" + (f" · {file.value}" if file is not None else "")
+    if file is not None and file.value:
+        return pathlib.Path(str(file.value)).stem
+    return str(solution.dataset.attrs.get("title") or "Spectrum image")
 
 
 def _verdict(solution: Solution) -> str:
@@ -99,7 +108,8 @@ def _verdict(solution: Solution) -> str:
     notes = f'<a class="pill warn" href="#notes">{n} note{"s" * (n > 1)}</a>' if n else ""
     count = len(phase_names(solution))
     found = f"{count} phase{'s' * (count > 1)} found."
-    return f"{pill} <span>{_text(as_sentence(solution.result))} {found}</span> {notes}"
+    sentence = found if solution.converged else f"{found} {as_sentence(solution.result)}"
+    return f"{pill} <span>{_text(sentence)}</span> {notes}"
 
 
 def _phase_lines(solution: Solution) -> list[str]:
@@ -236,12 +246,7 @@ def _warnings(solution: Solution) -> str:
     )  # fmt: skip
 
 
-_NAMES = {
-    "take off angle": "take-off angle",
-    "mass thickness": "mass-thickness",
-    "noise fwhm": "noise FWHM",
-    "elements": "elements listed in the file",
-}
+_NAMES = {"elements": "elements listed in the file"}
 
 
 def _inputs(solution: Solution) -> str:
@@ -249,6 +254,8 @@ def _inputs(solution: Solution) -> str:
     for label, symbols in _columns(solution):
         rows.append(_input_row(label, ", ".join(symbols), "", "given"))
     for name, entry in solution.parameters.items():
+        if name == "reader":
+            continue
         value = value_and_unit(entry)
         unit = entry.unit if entry.value is not None else ""
         if unit:
@@ -261,7 +268,7 @@ def _inputs(solution: Solution) -> str:
     )
     return _section(
         "Inputs, and where each came from",
-        "Highlighted: nobody said, so a default stands in or nothing could be used.",
+        "Highlighted: a default stands in for what was neither given nor in the file.",
         table,
     )
 
@@ -339,13 +346,21 @@ def _section(title: str, lede: str, *body: str, anchor: str = "") -> str:
     return f"<section{mark}>\n<h2>{_text(title)}</h2>\n<p>{_text(lede)}</p>\n{content}\n</section>"
 
 
-def _figure(pictures: dict[str, bytes], name: str, alternative: str, *, caption: str = "") -> str:
+def _figure(
+    pictures: dict[str, bytes],
+    name: str,
+    alternative: str,
+    *,
+    caption: str = "",
+    narrow: bool = False,
+) -> str:
     image = pictures[name]
     width, height = size(image)
     source = base64.b64encode(image).decode("ascii")
     below = f"<figcaption>{_text(caption)}</figcaption>" if caption else ""
     return (
-        f'<figure><img width="{width * 3 // 5}" height="{height * 3 // 5}" '
+        f"<figure{' class=narrow' * narrow}>"
+        f'<img width="{width * 3 // 5}" height="{height * 3 // 5}" '
         f'alt="{_text(alternative)}" src="data:image/png;base64,{source}">{below}</figure>'
     )
 

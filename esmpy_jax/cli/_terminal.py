@@ -27,6 +27,7 @@ def table(title: str = "", *, header: bool = True) -> Table:
         header_style="bold",
         box=box.SIMPLE_HEAD if sys.stdout.isatty() else None,
         padding=(0, 1) if sys.stdout.isatty() else (0, 2, 0, 0),
+        pad_edge=False,
     )
 
 

@@ -77,10 +77,10 @@ def print_comparison(solution: Solution, truth: Comparison, out: Console) -> Non
     values = solution.composition.transpose("element", "phase").values
     errors = data["composition_stderr"].transpose("element", "phase").values
     grid = table()
-    grid.add_column("at%")
+    grid.add_column("\nat%")
     for name in truth.names:
-        grid.add_column(f"{name}: truth", justify="right", no_wrap=True)
-        grid.add_column("found", justify="right", no_wrap=True)
+        grid.add_column("\ntruth", justify="right", no_wrap=True)
+        grid.add_column(f"{name}\nfound", justify="right", no_wrap=True)
     for e, symbol in enumerate(data["element"].values):
         cells = []
         for a in range(len(truth.names)):
