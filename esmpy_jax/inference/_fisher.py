@@ -12,6 +12,11 @@ sum-to-one plane where that is asked for). Entries held at zero by the counts ta
 are what breaks the mixing ambiguity between phases. A prior on H counts only in what it holds at
 zero, not as information, and a G that follows W is taken as it is. Only one tile of pixels is in
 memory at a time.
+
+The errors are those of the scatter between repeated measurements. They leave out the bias of
+abundances that are truly zero but, with noise, positive on average: a phase found nowhere pure
+takes on a little of the others, the more the fewer counts a pixel (or bin) has, however many there
+are.
 """
 
 import equinox as eqx
