@@ -156,4 +156,7 @@ def sentence(error: BaseException) -> str:
 
 
 def unreadable(path: pathlib.Path, why: str) -> str:
-    return f"{path.name} cannot be read, it may be damaged, cut short or of another kind ({why})."
+    return (
+        f"{path.name} cannot be read, it may be damaged, cut short or of another kind ({why}); "
+        "copy it again, or give another file."
+    )

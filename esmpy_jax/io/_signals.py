@@ -74,7 +74,9 @@ def choose(
         held = ", ".join(_describe(s) for s in full[:8]) or "nothing"
         raise InputError(
             f"{name} holds no EDS signal, that is none with an energy axis in eV or keV; "
-            f"it holds {held}" + "".join(f"; {note.split('. ')[0]}" for note in said[:1]) + "."
+            f"it holds {held}"
+            + "".join(f"; {note.split('. ')[0]}" for note in said[:1])
+            + "; give a file with an EDS spectrum image."
         )
     listing = "; ".join(f"{i}: {_describe(s)}" for i, s in enumerate(found))
     if signal is not None:

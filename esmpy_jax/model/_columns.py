@@ -95,7 +95,8 @@ def _element_columns(
         check(
             bool((mask & inside).any()),
             f"Splitting {symbol} at {cut:g} keV leaves no line {side} it; its lines in the energy "
-            f"range run from {energies.min():.3f} to {energies.max():.3f} keV.",
+            f"range run from {energies.min():.3f} to {energies.max():.3f} keV; choose an "
+            "energy between them.",
         )
     free = Column(
         ColumnKind.ELEMENT,

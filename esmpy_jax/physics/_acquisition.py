@@ -67,7 +67,7 @@ class EnergyAxis(eqx.Module):
         check(
             start < stop,
             f"No channel lies between {low:g} and {high:g} keV; the energy axis runs from "
-            f"{offset:.4g} to {offset + gain * (self.size - 1):.4g} keV.",
+            f"{offset:.4g} to {offset + gain * (self.size - 1):.4g} keV; choose a part of that.",
         )
         return EnergyAxis(offset + gain * start, gain, stop - start), slice(start, stop)
 

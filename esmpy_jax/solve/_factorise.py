@@ -196,7 +196,8 @@ def _check(counts, basis, n_phases, constraint):
     check(
         n_phases <= most,
         f"{n_phases} phases are more than the data can carry: with {basis.n_columns} columns of G "
-        f"and {counts.n_pixels} pixels at most {most} can be told apart.",
+        f"and {counts.n_pixels} pixels at most {most} can be told apart; "
+        "ask for fewer.",
     )
     check(
         not basis.depends_on_phase or basis.matrix.shape[0] == n_phases,
