@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import re
 import shlex
 import sys
 import warnings
@@ -21,6 +22,11 @@ from ._simulate import simulate
 
 # Typer brings its own copy of Click or not, by version: the base of its usage errors either way.
 _UsageError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+_ARGUMENTS = re.compile(
+    r"`?\b(beam_energy|take_off_angle|energy_offset|energy_gain|energy_range|max_steps"
+    r"|tilt_alpha|tilt_beta|(?<=`)(?:signal|region|bin))\b`?"
+)
 
 #: Exit status for bad input, and for a fit that went wrong with good input.
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
@@ -47,7 +53,7 @@ class _Program(TyperGroup):
                 **options,
             )
         except InputError as error:
-            status = _complain(str(error), BAD_INPUT)
+            status = _complain(_with_flags(str(error)), BAD_INPUT)
         except _UsageError as error:
             status = _complain(_usage(error), BAD_INPUT)
         except (RuntimeError, MemoryError) as error:
@@ -64,6 +70,11 @@ class _Program(TyperGroup):
 def _complain(sentence: str, status: int) -> int:
     typer.echo(" ".join(sentence.split()), err=True)
     return status
+
+
+def _with_flags(sentence: str) -> str:
+    """The sentence with arguments of the library written as the options that give them."""
+    return re.sub(_ARGUMENTS, lambda found: f"--{found[1].replace('_', '-')}", sentence)
 
 
 def _is_ours(error: BaseException) -> bool:

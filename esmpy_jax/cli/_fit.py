@@ -40,6 +40,8 @@ def fit(
     tilt_alpha: o.TiltAlpha = None,
     tilt_beta: o.TiltBeta = None,
     take_off_angle: o.TakeOffAngle = None,
+    energy_offset: o.EnergyOffset = None,
+    energy_gain: o.EnergyGain = None,
     energy_range: o.EnergyRange = None,
     region: o.Region = None,
     bin: o.Bin = 1,
@@ -106,6 +108,8 @@ def fit(
             azimuth=azimuth,
             tilt_alpha=tilt_alpha,
             tilt_beta=tilt_beta,
+            energy_offset=energy_offset,
+            energy_gain=energy_gain,
             energy_range=kept_energies,
             region=kept_pixels,  # pyright: ignore[reportArgumentType]
             bin=bin,

@@ -48,10 +48,6 @@ def read_detector(
         "noise_fwhm": "given" if resolution else "read from the file" if read else "default",
         "fano": "default",
     }
-    check(
-        resolution is None or resolution > 0,
-        f"--resolution is {resolution}; give a positive FWHM in eV at Mn Kα, such as 130.",
-    )
     return Detector(efficiency=share, resolution=Resolution.from_mn_ka(fwhm)), sources
 
 

@@ -13,17 +13,24 @@ _FILE, _SAMPLE = "What is in the file", "The sample"
 _DETECTOR, _FIT, _OUT = "The detector", "The fit", "The output"
 
 
-def _finite(value: float | None, param: typer.CallbackParam) -> float | None:
-    check(
-        value is None or math.isfinite(value),
-        f"The option --{(param.name or '').replace('_', '-')} is {value}; give a finite number.",
-    )
-    return value
+def _number(text: str, panel: str, low: float = -math.inf, high: float = math.inf, unit: str = ""):
+    """An option for a finite number from `low` to `high`."""
+
+    def within(value: float | None, param: typer.CallbackParam) -> float | None:
+        flag = f"--{(param.name or '').replace('_', '-')}"
+        bounds = "" if math.isinf(low) else f" from {low:.7g} to {high:.7g} {unit}".rstrip()
+        if value is not None:
+            check(
+                math.isfinite(value) and low <= value <= high,
+                f"{flag} is {value:g}; give a{'' if bounds else ' finite'} number{bounds}.",
+            )
+        return value
+
+    return typer.Option(help=text, rich_help_panel=panel, callback=within)
 
 
-def _number(text: str, panel: str, flag: str | None = None):
-    names = () if flag is None else (flag,)
-    return typer.Option(*names, help=text, rich_help_panel=panel, callback=_finite)
+def _angle(text: str):
+    return _number(text, _FILE, -360, 360, "degrees")
 
 
 def _text(text: str, panel: str, metavar: str):
@@ -34,13 +41,20 @@ File = Annotated[pathlib.Path, typer.Argument(help="A spectrum image.", show_def
 Signal = Annotated[
     str | None, _text("The EDS signal to take, by number or title.", _FILE, "NUMBER|TITLE")
 ]
-BeamEnergy = Annotated[float | None, _number("Beam energy in keV.", _FILE)]
-Elevation = Annotated[float | None, _number("Elevation of the detector in degrees.", _FILE)]
-Azimuth = Annotated[float | None, _number("Azimuth of the detector in degrees.", _FILE)]
-TiltAlpha = Annotated[float | None, _number("Stage tilt α in degrees.", _FILE)]
-TiltBeta = Annotated[float | None, _number("Stage tilt β in degrees.", _FILE)]
+BeamEnergy = Annotated[float | None, _number("Beam energy in keV.", _FILE, 1, 1e6, "keV")]
+Elevation = Annotated[float | None, _angle("Elevation of the detector in degrees.")]
+Azimuth = Annotated[float | None, _angle("Azimuth of the detector in degrees.")]
+TiltAlpha = Annotated[float | None, _angle("Stage tilt α in degrees.")]
+TiltBeta = Annotated[float | None, _angle("Stage tilt β in degrees.")]
 TakeOffAngle = Annotated[
     float | None, _number("Take-off angle in degrees, instead of the four angles.", _FILE)
+]
+EnergyOffset = Annotated[
+    float | None, _number("Energy of the first channel in keV, instead of the file's.", _FILE)
+]
+EnergyGain = Annotated[
+    float | None,
+    _number("Width of a channel in keV, instead of the file's.", _FILE, 1e-6, 10, "keV"),
 ]
 EnergyRange = Annotated[str | None, _text("Keep the channels from LO to HI keV.", _FILE, "LO,HI")]
 Region = Annotated[
@@ -87,7 +101,7 @@ Window = Annotated[
         metavar="windowless|ap3.3|be|si3n4",
     ),
 ]
-Resolution = Annotated[float | None, _number("FWHM in eV at Mn Kα.", _DETECTOR)]
+Resolution = Annotated[float | None, _number("FWHM in eV at Mn Kα.", _DETECTOR, 1, 10_000, "eV")]
 
 Phases = Annotated[int | None, typer.Option(help="Number of phases.", rich_help_panel=_FIT)]
 Seed = Annotated[int, typer.Option(help="Of every random number.", rich_help_panel=_FIT)]
