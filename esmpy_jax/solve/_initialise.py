@@ -136,6 +136,7 @@ def in_gauge(
     return _with_fixed(problem, weights, maps)
 
 
+@eqx.filter_jit
 def mean_weights(
     matrix: Float[Array, "channel column"], spectrum: Float[Array, " channel"], steps: int = 300
 ) -> Float[Array, " column"]:

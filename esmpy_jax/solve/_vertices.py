@@ -1,5 +1,6 @@
 """Start from the data: the most extreme pixels, seen through G, as phases."""
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
@@ -41,7 +42,9 @@ class VertexStart(AbstractStart):
         for vertex in _extreme(features, totals, n_phases):
             distance = ((features - features[vertex]) ** 2).sum(1)
             near = np.argsort(np.where(totals > 0, distance, np.inf))[: self.average]
-            columns.append(_local_weights(counts, single, near) * dose / totals[near].sum())
+            columns.append(
+                _local_weights(counts, single, jnp.asarray(near)) * dose / totals[near].sum()
+            )
         vertices = np.stack([np.asarray(c, float) for c in columns], 1)
         mean = np.asarray(mean, float)[:, None]
         away = np.maximum(mean + self.extension * (vertices - mean), 1e-3 * mean + 1e-300)
@@ -57,7 +60,7 @@ def _features(problem: Problem, single, mean) -> tuple[np.ndarray, np.ndarray]:
     used = np.asarray(mean) > 1e-9 * np.asarray(mean).max()
     columns = single[:, jnp.asarray(np.flatnonzero(used))]
     scaled = columns * mean[jnp.asarray(np.flatnonzero(used))][None, :]
-    projected = counts.pixel_pass(scaled, jnp.ones((scaled.shape[1], counts.n_pixels)))
+    projected = _projected(counts, scaled)
     model = np.maximum(np.asarray(scaled.sum(1), float), 1e-300)
     g = np.asarray(scaled, float)
     fisher = g.T @ (g / model[:, None])
@@ -87,7 +90,13 @@ def _extreme(features, totals, n_phases) -> list[int]:
     return chosen
 
 
+@eqx.filter_jit
+def _projected(counts, scaled):
+    return counts.pixel_pass(scaled, jnp.ones((scaled.shape[1], counts.n_pixels)))
+
+
+@eqx.filter_jit
 def _local_weights(counts, single, pixels):
-    inside = jnp.zeros((1, counts.n_pixels)).at[0, jnp.asarray(pixels)].set(1.0)
+    inside = jnp.zeros((1, counts.n_pixels)).at[0, pixels].set(1.0)
     ones = jnp.ones((counts.n_channels, 1))
     return mean_weights(single, counts.channel_pass(ones, inside)[:, 0])
