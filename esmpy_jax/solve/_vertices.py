@@ -34,7 +34,7 @@ class VertexStart(AbstractStart):
         mean = mean_weights(single, counts.sum_spectrum())
         features, totals = _features(problem, single, mean)
         check(
-            (totals > 0).sum() >= n_phases,
+            int((totals > 0).sum()) >= n_phases,
             f"Fewer than {n_phases} pixels hold counts; the image cannot carry that many phases.",
         )
         dose = totals.sum()
