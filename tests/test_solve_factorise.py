@@ -264,7 +264,7 @@ def following(strength, seen=None):
 def test_a_basis_that_follows_the_weights_ends_consistent():
     seen = []
     follow = following(0.8, seen)
-    out = fit(basis=follow, max_steps=4000, rtol=1e-7, xtol=1e-5)
+    out = fit(basis=follow, max_steps=30_000, rtol=1e-7, xtol=1e-5, basis_rounds=60)
     assert seen[0] is None
     assert all(weights.shape == (5, 3) for weights in seen[1:])
     assert out.converged
