@@ -167,7 +167,7 @@ class Solution:
                 "solution.nc that this program wrote."
             ) from error
         check(
-            dataset.attrs.get("esmpy_jax_schema") == SCHEMA,
+            bool(dataset.attrs.get("esmpy_jax_schema") == SCHEMA),
             f"{target} is not a solution of this program, or of another version of its format; "
             "fit the image again.",
         )
