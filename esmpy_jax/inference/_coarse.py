@@ -108,6 +108,7 @@ class CoarseToFine(eqx.Module):
                 max_steps=steps,
                 rtol=rtol,
                 xtol=xtol,
+                basis_rounds=30,
                 progress=progress,
             )
 
