@@ -24,6 +24,7 @@ from ..objective import (
     relative_to_counts,
 )
 from ..solve import (
+    RESULTS,
     AbstractSolver,
     AbstractStart,
     AbundanceUpdate,
@@ -83,7 +84,10 @@ class CoarseToFine(eqx.Module):
         xtol: float,
         progress: Callable[[int, int, float], None] | None,
     ) -> tuple[Factorisation, Factorisation]:
-        """The fits of the binned and of the full image, both with the same W."""
+        """The fits of the binned and of the full image, both with the same W.
+
+        Raises `RuntimeError` when no start leads to finite values.
+        """
         check(len(self.starts) > 0, "CoarseToFine needs at least one start.")
         if isinstance(constraint, SumToOneShares):
             # before binning, so that W means counts per pixel in both fits
@@ -114,6 +118,8 @@ class CoarseToFine(eqx.Module):
 
         trials = [fit(start, self.trial_steps) for start in self.starts]
         best = min(trials, key=lambda t: t.nll if np.isfinite(t.nll) else np.inf)
+        if best.result == RESULTS.nonfinite:
+            raise RuntimeError(RESULTS[RESULTS.nonfinite])
         if not best.converged:
             polished = fit(GivenStart(best.weights, best.abundances), self.coarse_steps)
             best = _continued(best, polished)
