@@ -4,11 +4,10 @@ import contextlib
 import io
 import logging
 import re
-import shlex
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -17,6 +16,7 @@ from .._checks import InputError
 from ._demo import demo
 from ._fit import fit
 from ._info import info
+from ._invocation import invoked
 from ._quantify import quantify
 from ._simulate import simulate
 
@@ -45,13 +45,8 @@ class _Program(TyperGroup):
         words = sys.argv[1:] if args is None else list(args)
         name = "esmpy-jax"
         try:
-            status = super().main(
-                words,
-                name,
-                standalone_mode=False,
-                obj=shlex.join([name, *words]),
-                **options,
-            )
+            with invoked(name, words):
+                status = super().main(words or ["--help"], name, standalone_mode=False, **options)
         except InputError as error:
             status = _complain(_with_flags(str(error)), BAD_INPUT)
         except _UsageError as error:
@@ -61,7 +56,9 @@ class _Program(TyperGroup):
                 raise
             status = _complain(str(error) or "The memory of this machine is used up.", FAILED)
         except (KeyboardInterrupt, typer.Abort):
-            status = _complain("Interrupted; nothing was written.", INTERRUPTED)
+            status = INTERRUPTED
+        if status == INTERRUPTED:  # where Typer has caught it, too
+            _complain("Interrupted; nothing was written.", INTERRUPTED)
         if not standalone_mode:
             return status
         sys.exit(status if isinstance(status, int) else 0)
@@ -107,16 +104,16 @@ app.command()(simulate)
 
 @app.callback(invoke_without_command=True)
 def _program(
-    context: typer.Context,
-    version: bool = typer.Option(False, "--version", help="Show the version and stop."),
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and stop.", is_eager=True)
+    ] = False,
 ) -> None:
     """Find the phases of a STEM-EDXS spectrum image: their spectra, compositions and maps."""
     if version:
         from ._output import program_version
 
         typer.echo(f"esmpy-jax {program_version()}")
-    elif context.invoked_subcommand is None:
-        typer.echo(context.get_help())
+        raise typer.Exit
 
 
 def main() -> None:

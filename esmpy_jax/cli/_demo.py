@@ -18,7 +18,6 @@ THICKNESS, DENSITY = 100.0, 4.2
 
 
 def demo(
-    context: typer.Context,
     out: Annotated[
         pathlib.Path, typer.Option(help="New folder for the results.", metavar="DIR")
     ] = pathlib.Path("esmpy_jax_demo"),
@@ -65,7 +64,7 @@ def demo(
     found = compare(solution, image.truth)
     if found is not None:
         solution = renamed(solution, list(found.names))
-    solution = recorded(solution, command=str(context.find_root().obj or ""), seed=seed)
+    solution = recorded(solution, seed=seed)
     with working("writing the results"):
         truth, written = write_results(solution, image, out)
     announce(solution, truth, out, written, screen)

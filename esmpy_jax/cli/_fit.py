@@ -5,10 +5,9 @@ from __future__ import annotations
 import pathlib
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from .._checks import check
 from . import _options as o
+from ._invocation import command
 from ._model import read_detector, with_sources
 from ._output import check_folder
 from ._terminal import console, fit_progress, working
@@ -24,7 +23,6 @@ _CONSTRAINTS = ("none", "abundances", "weights", "shares")
 
 
 def fit(
-    context: typer.Context,
     file: o.File,
     elements: o.Elements = None,
     phases: o.Phases = None,
@@ -138,7 +136,7 @@ def fit(
     )
     if names is not None:
         solution = renamed(solution, names)
-    solution = recorded(solution, command=str(context.find_root().obj or ""), seed=seed)
+    solution = recorded(solution, seed=seed)
     with working("writing the results"):
         truth, written = write_results(solution, image, out)
     announce(solution, truth, out, written, console())
@@ -169,7 +167,7 @@ def renamed(solution: Solution, names: list[str]) -> Solution:
     )
 
 
-def recorded(solution: Solution, *, command: str, seed: int) -> Solution:
+def recorded(solution: Solution, *, seed: int) -> Solution:
     """The same solution with what it takes to repeat it."""
     import jax
 
@@ -177,7 +175,7 @@ def recorded(solution: Solution, *, command: str, seed: int) -> Solution:
 
     return Solution(
         solution.dataset.assign_attrs(
-            command=command,
+            command=command(),
             seed=seed,
             precision="float64" if jax.config.jax_enable_x64 else "float32",  # pyright: ignore
             device=f"{jax.devices()[0].platform} ({jax.devices()[0].device_kind})",

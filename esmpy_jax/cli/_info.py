@@ -48,6 +48,8 @@ def info(file: o.File, signal: o.Signal = None) -> None:
         grid.add_column(name)
     missing = []
     for name, entry in image.provenance.items():
+        if name == "reader":  # told with the signals
+            continue
         if entry.value is None:
             missing.append(name)
         grid.add_row(name, value_and_unit(entry), entry.source)

@@ -13,11 +13,17 @@ _FILE, _SAMPLE = "What is in the file", "The sample"
 _DETECTOR, _FIT, _OUT = "The detector", "The fit", "The output"
 
 
-def _number(text: str, panel: str, low: float = -math.inf, high: float = math.inf, unit: str = ""):
+def _number(
+    flag: str,
+    text: str,
+    panel: str,
+    low: float | int = -math.inf,
+    high: float | int = math.inf,
+    unit: str = "",
+):
     """An option for a finite number from `low` to `high`."""
 
-    def within(value: float | None, param: typer.CallbackParam) -> float | None:
-        flag = f"--{(param.name or '').replace('_', '-')}"
+    def within(value: float | int | None) -> float | int | None:
         bounds = "" if math.isinf(low) else f" from {low:.7g} to {high:.7g} {unit}".rstrip()
         if value is not None:
             check(
@@ -26,11 +32,11 @@ def _number(text: str, panel: str, low: float = -math.inf, high: float = math.in
             )
         return value
 
-    return typer.Option(help=text, rich_help_panel=panel, callback=within)
+    return typer.Option(flag, help=text, rich_help_panel=panel, callback=within)
 
 
-def _angle(text: str):
-    return _number(text, _FILE, -360, 360, "degrees")
+def _angle(flag: str, text: str):
+    return _number(flag, text, _FILE, -360, 360, "degrees")
 
 
 def _text(text: str, panel: str, metavar: str):
@@ -41,20 +47,26 @@ File = Annotated[pathlib.Path, typer.Argument(help="A spectrum image.", show_def
 Signal = Annotated[
     str | None, _text("The EDS signal to take, by number or title.", _FILE, "NUMBER|TITLE")
 ]
-BeamEnergy = Annotated[float | None, _number("Beam energy in keV.", _FILE, 1, 1e6, "keV")]
-Elevation = Annotated[float | None, _angle("Elevation of the detector in degrees.")]
-Azimuth = Annotated[float | None, _angle("Azimuth of the detector in degrees.")]
-TiltAlpha = Annotated[float | None, _angle("Stage tilt α in degrees.")]
-TiltBeta = Annotated[float | None, _angle("Stage tilt β in degrees.")]
+BeamEnergy = Annotated[
+    float | None, _number("--beam-energy", "Beam energy in keV.", _FILE, 1, 1e6, "keV")
+]
+Elevation = Annotated[float | None, _angle("--elevation", "Elevation of the detector in degrees.")]
+Azimuth = Annotated[float | None, _angle("--azimuth", "Azimuth of the detector in degrees.")]
+TiltAlpha = Annotated[float | None, _angle("--tilt-alpha", "Stage tilt α in degrees.")]
+TiltBeta = Annotated[float | None, _angle("--tilt-beta", "Stage tilt β in degrees.")]
 TakeOffAngle = Annotated[
-    float | None, _number("Take-off angle in degrees, instead of the four angles.", _FILE)
+    float | None,
+    _number("--take-off-angle", "Take-off angle in degrees, instead of the four angles.", _FILE),
 ]
 EnergyOffset = Annotated[
-    float | None, _number("Energy of the first channel in keV, instead of the file's.", _FILE)
+    float | None,
+    _number("--energy-offset", "Energy of the first channel in keV, instead of the file's.", _FILE),
 ]
 EnergyGain = Annotated[
     float | None,
-    _number("Width of a channel in keV, instead of the file's.", _FILE, 1e-6, 10, "keV"),
+    _number(
+        "--energy-gain", "Width of a channel in keV, instead of the file's.", _FILE, 1e-6, 10, "keV"
+    ),
 ]
 EnergyRange = Annotated[str | None, _text("Keep the channels from LO to HI keV.", _FILE, "LO,HI")]
 Region = Annotated[
@@ -84,9 +96,9 @@ Split = Annotated[
 ]
 Thickness = Annotated[
     float | None,
-    _number("Thickness in nm; with --density switches absorption on.", _SAMPLE),
+    _number("--thickness", "Thickness in nm; with --density switches absorption on.", _SAMPLE),
 ]
-Density = Annotated[float | None, _number("Density in g/cm³.", _SAMPLE)]
+Density = Annotated[float | None, _number("--density", "Density in g/cm³.", _SAMPLE)]
 
 Efficiency = Annotated[
     pathlib.Path | None,
@@ -101,7 +113,9 @@ Window = Annotated[
         metavar="windowless|ap3.3|be|si3n4",
     ),
 ]
-Resolution = Annotated[float | None, _number("FWHM in eV at Mn Kα.", _DETECTOR, 1, 10_000, "eV")]
+Resolution = Annotated[
+    float | None, _number("--resolution", "FWHM in eV at Mn Kα.", _DETECTOR, 1, 10_000, "eV")
+]
 
 Phases = Annotated[int | None, typer.Option(help="Number of phases.", rich_help_panel=_FIT)]
 Seed = Annotated[int, typer.Option(help="Of every random number.", rich_help_panel=_FIT)]
@@ -129,18 +143,21 @@ Constraint = Annotated[
 Smoothness = Annotated[
     float | None,
     _number(
+        "--smoothness",
         "Weight of the squared differences between neighbouring pixels. By default 25 with "
         "coarse-to-fine, else 0.",
         _FIT,
     ),
 ]
 Sparsity = Annotated[
-    float | None, _number("Weight of the penalty on many phases in a pixel.", _FIT)
+    float | None, _number("--sparsity", "Weight of the penalty on many phases in a pixel.", _FIT)
 ]
 MaxSteps = Annotated[int, typer.Option(help="Most steps of the fit.", rich_help_panel=_FIT)]
 Rtol = Annotated[
     float,
-    _number("Stop when a step changes the objective by less than this share of it.", _FIT),
+    _number(
+        "--rtol", "Stop when a step changes the objective by less than this share of it.", _FIT
+    ),
 ]
 PhaseNames = Annotated[
     str | None,
@@ -212,6 +229,6 @@ def choice(value: str, options: Sequence[str], flag: str) -> str:
     return found
 
 
-def at_least(value: float, least: float, flag: str, what: str) -> None:
+def at_least(value: float | int, least: float | int, flag: str, what: str) -> None:
     """Raise `InputError` for a number below `least`."""
     check(value >= least, f"{flag} is {value:g}; give {what}.")

@@ -20,6 +20,7 @@ from ._results import (
     phase_shares,
     uncertain,
 )
+from ._truth import headings
 
 if TYPE_CHECKING:
     from ..inference import Provenance, Solution
@@ -205,7 +206,7 @@ def _truth(solution: Solution, truth: Comparison) -> str:
     head = "".join(
         f'<th colspan="2" class="gap"><span class="square" style="--c:{_colour(a)}"></span>'
         f"<b>{_text(name)}</b></th>"
-        for a, name in enumerate(truth.names)
+        for a, name in enumerate(headings(solution, truth))
     )
     rows = []
     for e, element in enumerate(data["element"].values):

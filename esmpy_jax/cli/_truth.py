@@ -68,6 +68,13 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float:
     return float(((a - a.mean()) * (b - b.mean())).mean() / spread) if spread > 0 else float("nan")
 
 
+def headings(solution: Solution, truth: Comparison) -> list[str]:
+    """The name of each true phase, with that of the phase found where it is another."""
+    found = [str(name) for name in solution.dataset["phase"].values]
+    pairs = zip(truth.names, found, strict=True)
+    return [true if true == name else f"{true} ({name})" for true, name in pairs]
+
+
 def print_comparison(solution: Solution, truth: Comparison, out: Console) -> None:
     """Truth beside what was found, in at%, and how well maps and spectra agree."""
     from ._results import uncertain
@@ -78,7 +85,7 @@ def print_comparison(solution: Solution, truth: Comparison, out: Console) -> Non
     errors = data["composition_stderr"].transpose("element", "phase").values
     grid = table()
     grid.add_column("\nat%")
-    for name in truth.names:
+    for name in headings(solution, truth):
         grid.add_column("\ntruth", justify="right", no_wrap=True)
         grid.add_column(f"{name}\nfound", justify="right", no_wrap=True)
     for e, symbol in enumerate(data["element"].values):

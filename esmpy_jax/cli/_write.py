@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ._figures import FIGURES, figures
 from ._output import filled
-from ._results import as_sentence, print_composition, print_warnings, write_composition
+from ._results import print_composition, print_warnings, write_composition
 from ._truth import Comparison, compare, print_comparison
 
 if TYPE_CHECKING:
@@ -44,9 +44,10 @@ def announce(
     screen: Console,
 ) -> None:
     """How the fit ended, the compositions, the notes, and where everything is."""
-    data = solution.dataset
+    data, n = solution.dataset, int(solution.dataset.sizes["phase"])
+    ended = "The fit converged." if solution.converged else "The fit did not converge."
     screen.print(
-        f"{as_sentence(solution.result)} {data.sizes['phase']} phases in {data.sizes['y']} × "
+        f"{ended} {n} phase{'s' if n > 1 else ''} in {data.sizes['y']} × "
         f"{data.sizes['x']} pixels, {data.attrs['n_steps']} steps, "
         f"{data.attrs['seconds']:.0f} s."
     )

@@ -1,0 +1,170 @@
+"""The parts of the command line: options, numbers, folders, progress, detectors."""
+
+import io
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import esmpy_jax as ej
+from esmpy_jax.cli import _options, _output, _terminal
+from esmpy_jax.cli._fit import _fit_options
+from esmpy_jax.cli._model import read_detector, with_sources
+from esmpy_jax.cli._results import as_sentence, uncertain
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "text"),
+    [
+        (43.6927, 0.1345, "43.69 ± 0.13"),
+        (0.0551, 0.0371, "0.055 ± 0.037"),
+        (3.3e-6, 0.0085, "0.000 ± 0.009"),  # never more than three decimals
+        (41.4, 15.6, "41.4 ± 15.6"),
+        (100.0, 0.0, "100.00"),
+        (12.3, math.nan, "12.30"),
+        (math.nan, 1.0, "–"),
+    ],
+)
+def test_numbers_are_as_long_as_their_error_allows(value, error, text):
+    assert uncertain(value, error) == text
+
+
+def test_sentences():
+    assert as_sentence("the channels were left out") == "The channels were left out."
+    assert as_sentence("Done.") == "Done."
+
+
+def test_lists_in_options():
+    assert _options.words(" O, Mg ,,Si") == ["O", "Mg", "Si"]
+    assert _options.numbers("0.9, 20", ("LO", "HI"), "--energy-range") == (0.9, 20.0)
+    assert _options.numbers(None, ("LO", "HI"), "--energy-range") is None
+    assert _options.split_energies("Fe:3, Hf:5.5") == {"Fe": 3.0, "Hf": 5.5}
+    for text in ("1", "1,2,3", "a,b", "1,nan", ""):
+        with pytest.raises(ej.InputError, match="give 2 numbers"):
+            _options.numbers(text, ("LO", "HI"), "--energy-range")
+    with pytest.raises(ej.InputError, match="twice"):
+        _options.split_energies("Fe:3,Fe:4")
+
+
+@pytest.fixture
+def image():
+    counts = ej.as_counts(np.ones((2, 2, 20), np.uint8))
+    known = ej.Acquisition(beam_energy=200.0, energy_resolution_mn_ka=140.0)
+    return ej.SpectrumImage(counts, ej.EnergyAxis(0.4, 0.4, 20), known)
+
+
+def sources(image, **options):
+    detector, found = read_detector(
+        image,
+        options.get("efficiency"),
+        options.get("window"),
+        options.get("resolution"),
+    )
+    model = with_sources(ej.EDSModel.from_image(image, "O,Si", detector=detector), found)
+    parameters = model.parameters()
+    fwhm = 1e3 * float(model.detector.resolution.fwhm(jnp.asarray(5.895)))
+    return {name: parameters[name].source for name in ("efficiency", "noise_fwhm", "fano")}, fwhm
+
+
+def test_where_the_detector_comes_from(image, tmp_path):
+    """What no option gives keeps the file's value, or the default, and its source."""
+    given, read, default = "given", "read from the file", "default"
+    names = ("efficiency", "noise_fwhm", "fano")
+    found, fwhm = sources(image)
+    assert tuple(found[n] for n in names) == (default, read, default)
+    assert fwhm == pytest.approx(140, abs=0.01)
+    found, fwhm = sources(image, resolution=125.0)
+    assert tuple(found[n] for n in names) == (default, given, default)
+    assert fwhm == pytest.approx(125, abs=0.01)
+    found, fwhm = sources(image, window="be")
+    assert tuple(found[n] for n in names) == (given, read, default)
+    assert fwhm == pytest.approx(140, abs=0.01)
+    curve = tmp_path / "curve.csv"
+    curve.write_text("energy,efficiency\n0.1,0.5\n20,0.9\n")
+    found, _ = sources(image, efficiency=curve, resolution=125.0)
+    assert tuple(found[n] for n in names) == (given, given, default)
+
+
+def test_options_of_the_fit():
+    found = _fit_options("coarse-to-fine", None, None, None, None)
+    assert set(found) == {"solver"}  # everything else is left to `fit`
+    found = _fit_options("coarse-to-fine", None, None, None, 0.5)
+    assert [type(t) for t in found["regulariser"].terms] == [ej.LaplacianSmoothness, ej.LogSparsity]
+    found = _fit_options("coarse-to-fine", None, "shares", 0.0, None)
+    assert isinstance(found["regulariser"], ej.NoRegulariser)
+    found = _fit_options("multiplicative", "nndsvd", "weights", 3.0, None)
+    assert isinstance(found["solver"], ej.MultiplicativeUpdate)
+    assert isinstance(found["start"], ej.NNDSVDStart)
+    assert isinstance(found["constraint"], ej.SumToOneWeights)
+    assert float(found["regulariser"].strength) == 3.0
+
+
+def fill(out, text, failure):
+    """Fill a folder until something fails; what that raised in the end."""
+
+    def filling():
+        with _output.filled(out) as hidden:
+            (hidden / "x.txt").write_text(text)
+            raise failure
+
+    with pytest.raises((type(failure), ej.InputError)) as caught:
+        filling()
+    return caught.value
+
+
+def test_a_folder_is_filled_at_once_or_not_at_all(tmp_path):
+    out = tmp_path / "a" / "b"
+    _output.check_folder(out, False)
+    fill(out, "half", ZeroDivisionError())
+    assert list(tmp_path.iterdir()) == []
+    with _output.filled(out) as hidden:
+        (hidden / "x.txt").write_text("whole")
+        assert not out.exists()
+    assert (out / "x.txt").read_text() == "whole"
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_overwriting_keeps_what_is_not_ours(tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("mine.txt", "old.png", "new.png"):
+        (out / name).write_text("before")
+    with pytest.raises(ej.InputError, match="exists already"):
+        _output.check_folder(out, False)
+    _output.check_folder(out, True)
+    with _output.filled(out, ("old.png", "new.png")) as hidden:
+        (hidden / "new.png").write_text("after")
+    assert {p.name: p.read_text() for p in out.iterdir()} == {
+        "mine.txt": "before",
+        "new.png": "after",
+    }
+
+
+def test_a_disk_that_refuses_is_reported(tmp_path):
+    error = fill(tmp_path / "out", "half", OSError(28, "No space left on device"))
+    assert isinstance(error, ej.InputError)
+    assert "cannot be written into" in str(error)
+    assert "No space left on device" in str(error)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_only_in_a_terminal(monkeypatch):
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    with _terminal.fit_progress() as progress, _terminal.working("reading"):
+        assert progress is None
+    screen = Terminal()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setattr("sys.stderr", screen)
+    with _terminal.fit_progress() as progress:
+        assert progress is not None
+        for step in (10, 20, 10):
+            progress(step, 100, -1234.5)
+    assert "pass 2" in screen.getvalue()
+    assert "step 10 of at most 100, objective -1,234.5" in screen.getvalue()
