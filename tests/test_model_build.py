@@ -36,6 +36,24 @@ def sources(model):
     return {name: parameter.source for name, parameter in model.parameters().items()}
 
 
+def test_an_image_tells_what_was_given_with_it():
+    """A value given to the reader, or to a simulation, is not one that was read."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Record:
+        source: str
+
+    @dataclasses.dataclass(frozen=True)
+    class Told(Image):
+        provenance: dict
+
+    read, given = Record("read from the file"), Record("given")
+    record = {"beam energy": given, "elevation": read, "azimuth": given, "energy gain": given}
+    found = sources(EDSModel.from_image(Told(AXIS, KNOWN, record), ["O", "Fe"]))
+    assert found["beam_energy"] == found["take_off_angle"] == found["energy_gain"] == "given"
+    assert found["noise_fwhm"] == found["energy_offset"] == "read from the file"
+
+
 def test_parameters_read_from_the_file():
     model = EDSModel.from_image(Image(AXIS, KNOWN), ["O", "Fe"], thickness=80, density=5.0)
     parameters = model.parameters()

@@ -24,6 +24,7 @@ def read_detector(
 
     What is not given is taken from the file, or else is the default.
     """
+    from ..inference import Provenance
     from ..physics import Detector, MeasuredEfficiency, Resolution, detector_window
 
     check(
@@ -42,10 +43,11 @@ def read_detector(
     else:
         share = detector_window("windowless" if window is None else window)
     read = image.acquisition.energy_resolution_mn_ka
+    told = image.provenance.get("energy resolution", Provenance(read, "eV", "read from the file"))
     fwhm = resolution or read or 130.0
     sources = {
         "efficiency": "default" if efficiency is None and window is None else "given",
-        "noise_fwhm": "given" if resolution else "read from the file" if read else "default",
+        "noise_fwhm": "given" if resolution else told.source if read else "default",
         "fano": "default",
     }
     return Detector(efficiency=share, resolution=Resolution.from_mn_ka(fwhm)), sources

@@ -55,7 +55,7 @@ class ModelTables(NamedTuple):
 def model_fields(
     energy_axis: EnergyAxis,
     acquisition: Acquisition,
-    axis_source: Source,
+    found: Mapping[str, Source],
     elements: Elements,
     *,
     stray: Elements = (),
@@ -71,24 +71,33 @@ def model_fields(
     min_cross_section: Number = 1e-27,
     cascades: bool = True,
 ) -> dict[str, Any]:
-    """The fields of an `EDSModel`; see `EDSModel.from_image` for the arguments."""
-    sources: dict[str, str] = {"energy_offset": axis_source, "energy_gain": axis_source}
+    """The fields of an `EDSModel`; see `EDSModel.from_image` for the arguments.
+
+    `found`: where the energy axis and each quantity of `acquisition` came from.
+    """
+    sources: dict[str, str] = {name: found[name] for name in ("energy_offset", "energy_gain")}
     sample, other = parse_elements(elements), parse_elements(stray)
     cuts = {parse_element(key): float(value) for key, value in (split or {}).items()}
     _check_roles(sample, other, cuts)
 
-    beam, sources["beam_energy"] = resolve(beam_energy, acquisition.beam_energy)
+    beam, sources["beam_energy"] = resolve(
+        beam_energy, acquisition.beam_energy, found["beam_energy"]
+    )
     check(beam is not None, "The beam energy is not known; give beam_energy in keV.")
     assert beam is not None
 
     sources["efficiency"] = sources["noise_fwhm"] = sources["fano"] = "given"
     if detector is None:
-        fwhm, sources["noise_fwhm"] = resolve(None, acquisition.energy_resolution_mn_ka)
+        fwhm, sources["noise_fwhm"] = resolve(
+            None, acquisition.energy_resolution_mn_ka, found["noise_fwhm"]
+        )
         resolution = Resolution.from_mn_ka(130.0 if fwhm is None else fwhm)
         detector = Detector(resolution=resolution)
         sources["efficiency"] = sources["fano"] = "default"
 
-    angle, sources["take_off_angle"] = resolve(take_off_angle, acquisition.take_off_angle)
+    angle, sources["take_off_angle"] = resolve(
+        take_off_angle, acquisition.take_off_angle, found["take_off_angle"]
+    )
     mass_thickness = _mass_thickness(thickness, density)
     source = "default" if thickness is None else "given"
     sources["mass_thickness"] = sources["thickness"] = sources["density"] = source

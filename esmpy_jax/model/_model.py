@@ -26,7 +26,7 @@ from ..physics import (
     line_profiles,
 )
 from ._build import Elements, ModelTables, model_fields
-from ._parameters import Parameter
+from ._parameters import Parameter, image_sources
 
 _BARN = 1e-24  # cm²
 _CM_PER_NM = 1e-7
@@ -123,7 +123,7 @@ class EDSModel(eqx.Module):
         fields = model_fields(
             image.energy_axis,
             image.acquisition,
-            "read from the file",
+            image_sources(image),
             elements,
             stray=stray,
             split=split,
@@ -151,7 +151,12 @@ class EDSModel(eqx.Module):
     ) -> "EDSModel":
         """The model on an energy axis, without an image; `options` are those of `from_image`."""
         fields = model_fields(
-            energy_axis, Acquisition(), "given", elements, beam_energy=beam_energy, **options
+            energy_axis,
+            Acquisition(),
+            dict.fromkeys(image_sources(None), "given"),
+            elements,
+            beam_energy=beam_energy,
+            **options,
         )
         return cls(**fields)
 

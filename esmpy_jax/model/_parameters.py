@@ -1,6 +1,7 @@
 """The physical numbers behind a model, with where each came from."""
 
-from typing import Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 from ..physics import Number
 
@@ -20,10 +21,33 @@ class Parameter(NamedTuple):
     source: str
 
 
-def resolve(given: Number | None, found: float | None) -> tuple[float | None, Source]:
-    """What the user gave, or else what the file holds, or else nothing; and which it was."""
+#: What an image tells that a parameter follows from, by the names of its provenance.
+_TOLD = {
+    "beam_energy": ("beam energy",),
+    "take_off_angle": ("elevation", "azimuth", "tilt alpha", "tilt beta"),
+    "noise_fwhm": ("energy resolution",),
+    "energy_offset": ("energy offset",),
+    "energy_gain": ("energy gain",),
+}
+
+
+def image_sources(image: Any) -> dict[str, Source]:
+    """Where an image has each quantity from: "given" if it says so of any part, else the file."""
+    record: Mapping[str, Any] = getattr(image, "provenance", {})
+    return {
+        name: "given"
+        if any(record[part].source == "given" for part in parts if part in record)
+        else "read from the file"
+        for name, parts in _TOLD.items()
+    }
+
+
+def resolve(
+    given: Number | None, found: float | None, source: Source = "read from the file"
+) -> tuple[float | None, Source]:
+    """What the user gave, or else what was found (with its source), or else nothing."""
     if given is not None:
         return float(given), "given"
     if found is not None:
-        return float(found), "read from the file"
+        return float(found), source
     return None, "default"
