@@ -224,6 +224,16 @@ def test_known_weights_make_the_fit_convex():
     assert ends[0].nll == pytest.approx(ends[1].nll, rel=1e-5)
 
 
+def test_a_solver_that_holds_the_weights_knows_the_scale():
+    known = np.random.default_rng(1).random((5, 3)) + 0.1
+    start = GivenStart(known, np.ones((3, 48)))
+    options = {"start": start, "regulariser": LogSparsity(0.01, 10.0), "max_steps": 50}
+    held = fit(solver=AbundanceUpdate(), **options)
+    fixed_too = fit(solver=AbundanceUpdate(), fixed_weights=known, **options)
+    np.testing.assert_allclose(held.weights, known, rtol=1e-6)
+    np.testing.assert_array_equal(held.abundances, fixed_too.abundances)
+
+
 # ---- constraint SumToOneShares ----
 
 

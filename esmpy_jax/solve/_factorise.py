@@ -83,7 +83,7 @@ def factorise(
         as_fixed(fixed_abundances, (n_phases, counts.n_pixels), "fixed_abundances"),
     )
     _check_fixed(problem)
-    _check_scale(problem)
+    _check_scale(problem, solver)
     weights, abundances = start(problem, n_phases, jr.key(0) if key is None else key)
     if follow is not None:
         problem = _with_basis(problem, follow(weights))
@@ -213,9 +213,9 @@ def _check(counts, basis, n_phases, constraint):
     )
 
 
-def _check_scale(problem):
+def _check_scale(problem, solver):
     """A regulariser means nothing where H can shrink and W grow."""
-    if isinstance(problem.regulariser, NoRegulariser):
+    if solver.holds_weights or isinstance(problem.regulariser, NoRegulariser):
         return
     known = problem.fixed_weights
     pinned = known is not None and bool((known.mask & (known.values > 0)).any(0).all())

@@ -11,15 +11,7 @@ class MultiplicativeUpdate(AbstractSolver[None]):
         return None
 
     def step(self, problem, weights, abundances, state):
-        abundances = update_abundances(
-            problem.counts,
-            problem.basis,
-            weights,
-            abundances,
-            constraint=problem.constraint,
-            regulariser=problem.regulariser,
-            fixed=problem.fixed_abundances,
-        )
+        abundances = _updated_abundances(problem, weights, abundances)
         weights = update_weights(
             problem.counts,
             problem.basis,
@@ -32,19 +24,24 @@ class MultiplicativeUpdate(AbstractSolver[None]):
 
 
 class AbundanceUpdate(AbstractSolver[None]):
-    """Updates H only: W is known, and the problem is convex."""
+    """Updates H only, with W held as it starts; without a concave penalty that is convex."""
+
+    holds_weights = True
 
     def init(self, problem, weights, abundances):
         return None
 
     def step(self, problem, weights, abundances, state):
-        abundances = update_abundances(
-            problem.counts,
-            problem.basis,
-            weights,
-            abundances,
-            constraint=problem.constraint,
-            regulariser=problem.regulariser,
-            fixed=problem.fixed_abundances,
-        )
-        return weights, abundances, state
+        return weights, _updated_abundances(problem, weights, abundances), state
+
+
+def _updated_abundances(problem, weights, abundances):
+    return update_abundances(
+        problem.counts,
+        problem.basis,
+        weights,
+        abundances,
+        constraint=problem.constraint,
+        regulariser=problem.regulariser,
+        fixed=problem.fixed_abundances,
+    )

@@ -3,7 +3,7 @@
 import abc
 import time
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import equinox as eqx
 import jax
@@ -57,7 +57,12 @@ class Problem(eqx.Module):
 
 
 class AbstractSolver(eqx.Module, Generic[State]):
-    """An algorithm that improves (W, H) step by step without ever increasing the objective."""
+    """An algorithm that improves (W, H) step by step without ever increasing the objective.
+
+    - `holds_weights`: whether W stays as it starts.
+    """
+
+    holds_weights: ClassVar[bool] = False
 
     @abc.abstractmethod
     def init(self, problem: Problem, weights: Weights, abundances: Abundances) -> State:
