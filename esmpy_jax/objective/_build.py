@@ -12,8 +12,9 @@ from ._counts import AbstractCounts, DenseCounts, SparseCounts, smallest_type
 
 Storage = Literal["auto", "dense", "sparse"]
 
-#: Share of nonzero channels above which dense storage is the faster one (docs/theory.md).
-DENSE_ABOVE = 0.25
+#: Share of nonzero channels above which dense storage is the faster one, measured as
+#: docs/theory/factorisation.md#storage says.
+DENSE_ABOVE = 0.22
 
 
 def counts_from_coo(
@@ -81,7 +82,7 @@ def as_counts(
     """Counts from an array of shape (..., channel), a scipy sparse matrix, or counts.
 
     The leading axes are the scan (y, x), unless `scan_shape` gives it for flattened pixels.
-    `storage="auto"` stores the nonzeros only when at most a quarter of the channels is filled.
+    `storage="auto"` stores the nonzeros only when at most 22 % of the channels are filled.
     Raises `InputError` for negative, NaN, infinite or fractional counts, naming the place.
     """
     if isinstance(data, AbstractCounts):
