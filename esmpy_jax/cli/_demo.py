@@ -24,7 +24,7 @@ def demo(
     counts: Annotated[float, typer.Option(help="Mean counts per pixel.")] = 30.0,
     size: Annotated[int, typer.Option(help="Pixels along each side.")] = 128,
     seed: Annotated[int, typer.Option(help="Of the sample, its counts and the fit.")] = 0,
-    max_steps: Annotated[int, typer.Option(help="Most steps of the fit.")] = 2000,
+    max_steps: o.MaxSteps = 2000,
     overwrite: o.Overwrite = False,
 ) -> None:
     """Simulate a mineral sample at few counts per pixel, find its phases, compare with the truth.

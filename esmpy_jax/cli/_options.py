@@ -152,7 +152,14 @@ Smoothness = Annotated[
 Sparsity = Annotated[
     float | None, _number("--sparsity", "Weight of the penalty on many phases in a pixel.", _FIT)
 ]
-MaxSteps = Annotated[int, typer.Option(help="Most steps of the fit.", rich_help_panel=_FIT)]
+MaxSteps = Annotated[
+    int,
+    typer.Option(
+        help="Most steps of the fit at full resolution; that of the binned image may take 5000, or "
+        "as many as this where it is more.",
+        rich_help_panel=_FIT,
+    ),
+]
 Rtol = Annotated[
     float,
     _number(

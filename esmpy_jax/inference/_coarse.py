@@ -37,6 +37,9 @@ from ..solve import (
     upsample,
 )
 
+#: Most steps of the binned fit, unless more are asked for.
+COARSE_STEPS = 5000
+
 
 class CoarseToFine(eqx.Module):
     """W from the image binned in space, then H at full resolution with W held.
@@ -53,7 +56,8 @@ class CoarseToFine(eqx.Module):
     - `purity`: weight of `sum(log(1 + h / 0.05))` in the binned fit. Where no pixel is pure, the
         counts alone leave a range of mixtures; this picks its purest end. 0 switches it off, and
         so does any constraint other than shares that sum to one.
-    - `solver`, `coarse_steps`: of the binned fit; its steps count apart from `max_steps`.
+    - `solver`: of the binned fit. `coarse_steps`: its most steps after the trials, counted apart
+        from those at full resolution; `None` takes 5000, or `max_steps` where that is more.
     """
 
     factor: int | None = None
@@ -63,7 +67,7 @@ class CoarseToFine(eqx.Module):
     purity: float = 0.3
     solver: AbstractSolver = MultiplicativeUpdate()
     trial_steps: int = 300
-    coarse_steps: int = 5000
+    coarse_steps: int | None = None
 
     def bin_factor(self, counts: AbstractCounts) -> int:
         """The factor used for an image."""
@@ -121,7 +125,8 @@ class CoarseToFine(eqx.Module):
         if best.result == RESULTS.nonfinite:
             raise RuntimeError(RESULTS[RESULTS.nonfinite])
         if not best.converged:
-            polished = fit(GivenStart(best.weights, best.abundances), self.coarse_steps)
+            steps = max(COARSE_STEPS, max_steps) if self.coarse_steps is None else self.coarse_steps
+            polished = fit(GivenStart(best.weights, best.abundances), steps)
             best = _continued(best, polished)
         maps = upsample(best.abundances, binned.scan_shape, counts.scan_shape, factor)
         maps = jnp.maximum(maps, 0.01 * maps.sum(0, keepdims=True))

@@ -82,8 +82,9 @@ def fit(
         in the gauge of the constraint.
     - `phase_names`: one for each phase. Phases come in the order of their counts, most first,
         unless names, fixed entries or a `GivenStart` say which is which.
-    - `key`: for random starts; `jax.random.key(0)` by default. `max_steps`, `rtol`, `xtol`,
-        `progress`: see `esmpy_jax.solve.solve`.
+    - `key`: for random starts; `jax.random.key(0)` by default. `max_steps` (at full resolution;
+        see `CoarseToFine` for the binned image), `rtol`, `xtol`, `progress`: see
+        `esmpy_jax.solve.solve`.
     - `throw`: raise `RuntimeError` when the fit ended with values that are not finite. A fit that
         stopped at `max_steps` is returned, and says so in `warnings`.
 
@@ -163,7 +164,9 @@ def fit(
     anchored = isinstance(start, GivenStart) or not (
         names is None and fixed_weights is None and fixed_abundances is None
     )
-    return _solution(image, model, fine, judged, names, anchored, settings)
+    coarse = isinstance(solver, CoarseToFine) and solver.coarse_steps is not None
+    ending = _ending(fine, judged, "coarse_steps of CoarseToFine" if coarse else "max_steps")
+    return _solution(image, model, fine, judged, ending, names, anchored, settings)
 
 
 def _solution(
@@ -171,6 +174,7 @@ def _solution(
     model: EDSModel,
     fine: Factorisation,
     judged: Factorisation,
+    ending: str,
     names: Sequence[str] | None,
     anchored: bool,
     settings: dict[str, Any],
@@ -217,7 +221,7 @@ def _solution(
     grid = ("phase", "y", "x")
     table = ("element", "phase")
     percent, weight_unit = {"units": "at%"}, {"units": "wt%"}
-    warnings = _warnings(image, model, fine, judged, names, atomic, atomic_error)
+    warnings = _warnings(image, model, fine, judged, ending, names, atomic, atomic_error)
     parameters = _parameters(image, model)
     dataset = xr.Dataset(
         {
@@ -255,7 +259,7 @@ def _solution(
             "esmpy_jax_schema": SCHEMA,
             "program_version": _version(),
             "title": image.title,
-            "result": RESULTS[fine.result] or str(fine.result),
+            "result": ending,
             "converged": int(fine.converged and judged.converged),
             "nll": fine.nll,
             "n_steps": fine.steps,
@@ -279,12 +283,31 @@ def _scale(fit: Factorisation, rows: np.ndarray) -> np.ndarray:
     return np.where(totals > 0, totals, 1.0)
 
 
-def _warnings(image, model, fine, judged, names, atomic, error):
+def _sentence(fit: Factorisation) -> str:
+    return RESULTS[fit.result] or str(fit.result)
+
+
+def _ending(fine: Factorisation, judged: Factorisation, steps_argument: str) -> str:
+    """How the fit ended; what went wrong in the binned one goes first."""
+    if judged is fine or judged.converged:
+        return _sentence(fine)
+    where = "The fit of the binned image, from which the spectra come, did not converge"
+    if judged.result == RESULTS.max_steps_reached:
+        return f"{where} in {judged.steps} steps; raise {steps_argument} above that."
+    if judged.result == RESULTS.basis_moving:
+        return (
+            f"{where}: the absorption still follows the compositions; check thickness and "
+            "density, or ask for fewer phases."
+        )
+    return f"{where}: {_sentence(judged)}"
+
+
+def _warnings(image, model, fine, judged, ending, names, atomic, error):
     out = list(image.notes)
     if judged is not fine and not judged.converged:
-        out.append(f"The fit of the binned image did not converge: {RESULTS[judged.result]}")
+        out.append(ending)
     if not fine.converged:
-        out.append(f"The fit did not converge: {RESULTS[fine.result]}")
+        out.append(f"The fit did not converge: {_sentence(fine)}")
     for name, entry in model.parameters().items():
         if entry.source != "default":
             continue
