@@ -63,6 +63,7 @@ class Solution:
 
     @property
     def energy_axis(self) -> EnergyAxis:
+        """Energies of the channels, in keV."""
         energy = self.dataset["energy"].values
         gain = (energy[-1] - energy[0]) / max(len(energy) - 1, 1)
         return EnergyAxis(float(energy[0]), float(gain) or 1.0, len(energy))
@@ -74,6 +75,7 @@ class Solution:
 
     @property
     def converged(self) -> bool:
+        """Whether the fit, of the binned image too, met its criteria."""
         return bool(self.dataset.attrs["converged"])
 
     @property

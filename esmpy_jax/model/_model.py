@@ -35,13 +35,20 @@ _EV_PER_KEV = 1000.0
 
 @runtime_checkable
 class ImageLike(Protocol):
-    """What a model needs of an image: how it was acquired, not its counts."""
+    """What a model needs of an image: how it was acquired, not its counts.
+
+    Where it has a `provenance`, as a `SpectrumImage` has, that says what was given and what read.
+    """
 
     @property
-    def energy_axis(self) -> EnergyAxis: ...
+    def energy_axis(self) -> EnergyAxis:
+        """Energies of the channels, in keV."""
+        ...
 
     @property
-    def acquisition(self) -> Acquisition: ...
+    def acquisition(self) -> Acquisition:
+        """What is known of the microscope and the detector."""
+        ...
 
 
 class EDSModel(eqx.Module):

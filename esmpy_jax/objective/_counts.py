@@ -76,6 +76,7 @@ class AbstractCounts(eqx.Module):
 
     @property
     def n_pixels(self) -> int:
+        """Number of pixels of the scan."""
         return int(np.prod(self.scan_shape))
 
     @property
@@ -85,6 +86,7 @@ class AbstractCounts(eqx.Module):
 
     @property
     def is_sparse(self) -> bool:
+        """Whether only the nonzero counts are stored."""
         return isinstance(self, SparseCounts)
 
     def to_dense(self) -> Integer[np.ndarray, "pixel channel"]:
@@ -227,6 +229,11 @@ class SparseCounts(AbstractCounts):
         n_channels: int,
         exposure: np.ndarray | None = None,
     ) -> "SparseCounts":
+        """From triplets, each pair once; `counts_from_coo` also checks them.
+
+        - `pixel`, `channel`, `value`: (count,) each, as whole numbers.
+        - `exposure`: (pixel,) or `None`.
+        """
         n_pixels = int(np.prod(scan_shape))
         return cls(
             by_pixel=Blocks.pack(pixel, channel, value, n_pixels, n_channels),
@@ -279,6 +286,10 @@ class DenseCounts(AbstractCounts):
         exposure: np.ndarray | None = None,
         tile: int = 256,
     ) -> "DenseCounts":
+        """From an array (pixel, channel) of whole numbers; `as_counts` also checks it.
+
+        - `exposure`: (pixel,) or `None`. `tile`: pixels visited at once in a pass.
+        """
         n_pixels, n_channels = values.shape
         tile = min(tile, max(n_pixels, 1))
         padded = np.zeros((-(-n_pixels // tile) * tile, n_channels), values.dtype)
@@ -291,6 +302,7 @@ class DenseCounts(AbstractCounts):
 
     @property
     def n_channels(self) -> int:
+        """Number of channels."""
         return self.values.shape[-1]
 
     def _tiled(self, abundances):

@@ -97,4 +97,5 @@ class Layer(eqx.Module):
 
     @property
     def description(self) -> str:
+        """Thickness and material, as "50 nm Si3N4"."""
         return f"{_length(float(self.thickness))} {self.material}"

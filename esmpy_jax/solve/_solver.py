@@ -49,6 +49,7 @@ class Problem(eqx.Module):
         return pixel_losses(self.counts, self.basis.endmembers(weights), abundances)
 
     def penalty(self, abundances: Abundances) -> Scalar:
+        """What the regulariser adds, in nats."""
         return self.regulariser.value(abundances.reshape(-1, *self.counts.scan_shape))
 
     def objective(self, weights: Weights, abundances: Abundances) -> Scalar:
@@ -101,6 +102,7 @@ class Factorisation(eqx.Module):
 
     @property
     def converged(self) -> bool:
+        """Whether the result is `RESULTS.successful`."""
         return bool(self.result == RESULTS.successful)
 
     @property

@@ -38,6 +38,7 @@ class Fixed(eqx.Module):
     values: Float[Array, "row column"]
 
     def apply(self, entries: Float[Array, "row column"]) -> Float[Array, "row column"]:
+        """`entries` with the known ones put in."""
         return jnp.where(self.mask, self.values, entries)
 
 
