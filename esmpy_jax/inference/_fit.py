@@ -322,6 +322,7 @@ def _warnings(image, model, fine, judged, ending, names, atomic, error):
             out.append(
                 f"The {_name(name)} was neither given nor in the file: {words} stands in for it."
             )
+    out += _unknown_tilts(image, model)
     empty = int((np.asarray(image.counts.pixel_totals()) <= 0).sum())
     if empty:
         out.append(f"{empty} pixels hold no counts; their abundances are not determined by data.")
@@ -335,6 +336,22 @@ def _warnings(image, model, fine, judged, ending, names, atomic, error):
                 f"{worst} is {100 * error[:, a].max():.0f} at%; fewer phases or elements may help."
             )
     return list(dict.fromkeys(out))
+
+
+def _unknown_tilts(image, model) -> list[str]:
+    """A sentence where absorption rests on a take-off angle for which a tilt was taken as zero."""
+    known = image.acquisition
+    tilts = {"α": known.tilt_alpha, "β": known.tilt_beta}
+    unknown = [name for name, value in tilts.items() if value is None]
+    angle = known.take_off_angle
+    if not (model.depends_on_phase and unknown and angle is not None):
+        return []
+    if not np.isclose(angle, float(model.take_off_angle), rtol=0, atol=1e-4):
+        return []  # another angle was given
+    return [
+        f"The stage tilt {' and '.join(unknown)} was neither given nor in the file: 0° stands in "
+        "for it in the take-off angle."
+    ]
 
 
 def _parameters(image, model) -> dict[str, Provenance]:
