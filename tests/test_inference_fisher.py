@@ -104,7 +104,7 @@ def test_information_is_that_of_the_dense_model(precision, by_phase, exposure, c
         by_phase=by_phase, exposure=exposure, constraint=constraint
     )
     scale = np.array([0.5, 2.0, 7.0])
-    _, free = map(np.asarray, free_entries(problem, weights, abundances))
+    w_free, free = map(np.asarray, free_entries(problem, weights, abundances))
     assert free.any(0).all()
     assert not free.all()
     for s in (None, scale):
@@ -116,10 +116,22 @@ def test_information_is_that_of_the_dense_model(precision, by_phase, exposure, c
             plane = np.ones(N_PHASES) if s is None else 1 / s
         blocks = dense_blocks(problem, weights, abundances, s)
         truth = dense_schur(blocks, free, plane)
-        metric = np.sqrt(np.diag(blocks[0]))  # S is what is left of this
-        error = np.abs(found.schur - truth) / (metric[:, None] * metric[None, :])
-        assert error.max() < (5e-5 if precision == "float32" else 1e-12)
+        own = np.sqrt(np.diag(blocks[0]))  # S is what is left of this
+        tolerance = 5e-5 if precision == "float32" else 1e-12
+        error = np.abs(found.schur - truth) / (own[:, None] * own[None, :])
+        assert error.max() < tolerance
         assert found.scale_known.all() == isinstance(constraint, SumToOneAbundances)
+
+        # with 1 / x² added for the free entries x, but no more than is known of x alone
+        each = np.ones(N_PHASES) if s is None else s
+        h = (np.asarray(abundances, np.float64) * each[:, None]).ravel()
+        w = (np.asarray(weights, np.float64) / each).ravel()
+        bounds = 1 / np.maximum(h**2, 1 / np.diag(blocks[2]))
+        bounded = dense_schur((*blocks[:2], blocks[2] + np.diag(bounds)), free, plane)
+        bounds = 1 / np.maximum(w**2, 1 / np.diag(blocks[0]))
+        bounded += np.diag(np.where(w_free.ravel(), bounds, 0.0))
+        error = np.abs(found.bounded - bounded) / (own[:, None] * own[None, :])
+        assert error.max() < tolerance
 
 
 def test_information_of_many_tiles_is_the_sum_of_its_pixels(x64):
@@ -200,36 +212,67 @@ def gauge_fixed_inverse(schur, weights, free, fixed_rows=ROWS):
     return out
 
 
+def told(schur, free, known=None, scale_known=False, summed=None):
+    """Information whose bounds are far away, so that they only settle the scale."""
+    known = np.zeros_like(free) if known is None else known
+    bounded = schur + 1e-6 * np.diag(np.diag(schur))
+    return Information(schur, bounded, free, known, np.full(N_PHASES, scale_known), summed)
+
+
 def test_covariance_gives_the_errors_of_a_dense_inverse_in_another_gauge(x64):
     weights, _, schur = held_at_zero()
     free = weights > 0
-    info = Information(schur, free, np.zeros_like(free), np.zeros(N_PHASES, bool))
-    found = weights_covariance(weights, info)
+    found = weights_covariance(weights, told(schur, free, ~free))
+    assert not found[~free.ravel()].any()
     dense = gauge_fixed_inverse(schur, weights, free)
-    inside = np.ix_(free.ravel(), free.ravel())
-    only_free = np.zeros_like(found)
-    only_free[inside] = found[inside]
     np.testing.assert_allclose(
-        at_percent_errors(weights, only_free), at_percent_errors(weights, dense), rtol=1e-8
+        at_percent_errors(weights, found), at_percent_errors(weights, dense), rtol=1e-4
     )
 
-    # an entry held at zero: its variance with it let free alone, and no correlation
-    for j, a in zip(*np.nonzero(~free), strict=True):
-        more = free.copy()
-        more[j, a] = True
-        # the gauge term of the function: along W itself
-        index = np.flatnonzero(more.ravel())
-        i = list(index).index(j * N_PHASES + a)
-        scaled = schur[np.ix_(index, index)].copy()
-        for b in range(N_PHASES):
-            along = np.diag(schur)[index] * np.where(
-                index % N_PHASES == b, weights.ravel()[index], 0
-            )
-            size = (along**2 / np.diag(schur)[index]).sum()
-            scaled += np.outer(along, along) / size
-        entry = j * N_PHASES + a
-        assert found[entry, entry] == pytest.approx(np.linalg.inv(scaled)[i, i], rel=1e-6)
-        assert np.count_nonzero(found[entry]) == 1
+
+@pytest.mark.parametrize("entry", [(0, 1), (2, 2)])
+def test_an_entry_at_zero_has_the_error_of_a_free_one(x64, entry):
+    """The free ones know what they would follow it by: together the covariance with it free."""
+    weights, _, schur = held_at_zero()
+    free = weights > 0
+    known = ~free
+    known[entry] = False
+    found = weights_covariance(weights, told(schur, free, known))
+    free[entry] = True
+    dense = gauge_fixed_inverse(schur, weights, free)
+    errors = at_percent_errors(weights, found)
+    np.testing.assert_allclose(errors, at_percent_errors(weights, dense), rtol=1e-3)
+    assert errors[entry] > 0.01
+
+
+def test_mixing_that_only_the_bounds_limit(precision):
+    """Phase b is nowhere purer than 97 %, so it may hold 3 % more of phase a: about its error.
+
+    With 10⁸ counts nothing else matters. Phase a has pure pixels and is exact.
+    """
+    rng = np.random.default_rng(0)
+    basis = Basis.from_matrix(rng.random((12, 3)) ** 3 + 0.01)
+    weights = np.array([[0.5, 0.2], [0.5, 0.2], [0.0, 0.6]])
+    share = np.array([1.0, 1.0, 0.03, 0.2, 0.5])
+    abundances = np.stack([share, 1 - share])
+    abundances *= 2e7 / np.asarray(basis.matrix).sum(0).mean()
+    y = np.rint((np.asarray(basis.matrix, float) @ weights @ abundances).T).astype(int)
+    problem = Problem(as_counts(y, scan_shape=(5,)), basis, Unconstrained(), NoRegulariser())
+    known = Fixed(jnp.asarray(weights == 0), jnp.zeros((3, 2)))
+    known_h = Fixed(jnp.asarray(abundances == 0), jnp.zeros((2, 5)))
+    problem = eqx.tree_at(
+        lambda p: (p.fixed_weights, p.fixed_abundances),
+        problem,
+        (known, known_h),
+        is_leaf=lambda x: x is None,
+    )
+    info = information(problem, jnp.asarray(weights, float), jnp.asarray(abundances, float))
+    covariance = weights_covariance(weights, info)
+    _, errors = phase_composition(weights, covariance, np.arange(3), np.ones(3))
+    assert errors[:, 0].max() < 1e-3
+    reach = 0.03 * np.abs(weights[:, 0] - weights[:, 1])
+    assert (errors[:, 1] > 0.5 * reach).all()
+    assert (errors[:, 1] < 3 * reach).all()
 
 
 def test_errors_do_not_depend_on_the_scale_of_the_phases(precision):
@@ -262,30 +305,22 @@ def _unscale(s):
 
 def test_a_fixed_entry_has_no_error_and_settles_the_scale(x64):
     weights, _, schur = held_at_zero()
-    free = weights > 0
-    known = np.zeros_like(free)
+    known = weights == 0
     known[1, :] = True
-    free &= ~known
-    told = Information(schur, free, known, np.ones(N_PHASES, bool))
-    found = weights_covariance(weights, told)
+    free = ~known
+    found = weights_covariance(weights, told(schur, free, known, True))
     assert not found[:, known.ravel()].any()
     index = np.flatnonzero(free.ravel())
     np.testing.assert_allclose(
-        found[np.ix_(index, index)], np.linalg.inv(schur[np.ix_(index, index)]), rtol=1e-7
+        found[np.ix_(index, index)], np.linalg.inv(schur[np.ix_(index, index)]), rtol=1e-4
     )
     # with the sum of the rows held as well, the fixed atomic fraction has no error either
-    summed = weights_covariance(
-        weights, Information(schur, free, known, np.ones(N_PHASES, bool), ROWS)
-    )
-    canonical = at_percent_errors(weights, _on_free(summed, free))
-    assert canonical[1] == pytest.approx(0.0, abs=1e-5)
+    summed = weights_covariance(weights, told(schur, free, known, True, ROWS))
+    canonical = at_percent_errors(weights, summed)
     dense = gauge_fixed_inverse(schur, weights, free)
-    np.testing.assert_allclose(canonical, at_percent_errors(weights, dense), rtol=1e-4, atol=1e-4)
+    assert canonical[1] == pytest.approx(0.0, abs=1e-4)
+    np.testing.assert_allclose(canonical, at_percent_errors(weights, dense), rtol=1e-3, atol=1e-4)
     assert canonical[0, 0] > 0.01
-
-
-def _on_free(covariance, free):
-    return covariance * free.ravel()[:, None] * free.ravel()[None, :]
 
 
 def test_constraints_and_fixed_entries_are_told_to_the_covariance(x64):
@@ -330,7 +365,7 @@ def test_factors_that_are_not_finite_give_no_error_bars():
     assert np.isnan(weights_covariance(np.asarray(weights, np.float64), info)).all()
 
 
-# Honesty: the scatter of repeated fits.
+# Honesty: the deviations of repeated fits from the truth.
 
 N_DRAWS = 64
 
@@ -355,10 +390,10 @@ def scene(shares):
 
 @pytest.mark.parametrize("case", ["unconstrained", "shares", "zeros known"])
 def test_error_bars_match_the_scatter_of_repeated_fits(x64, case):
-    """Where no abundance is near zero, errors are pulls of unit variance around the truth.
+    """Where the zeros of H are known, deviations from the truth have the predicted variance.
 
-    Where some are, the scatter is still the predicted one, but abundances that cannot be negative
-    are too large on average, which shifts the compositions: by less than 1.5 errors here.
+    Where they are not, abundances that cannot be negative are too large on average, which shifts
+    the compositions: the deviations still have the predicted size, but part of them is bias.
     """
     shares = case == "shares"
     basis, weights, abundances, scale, draws = scene(shares)
@@ -420,8 +455,12 @@ def test_error_bars_match_the_scatter_of_repeated_fits(x64, case):
     predicted = np.sqrt((errors**2).mean(0))
     spread = (found.var(0) / predicted**2)[present]
     bias = ((found.mean(0) - truth) / predicted)[present]
-    assert (np.abs(spread - 1) < 4 * np.sqrt(2 / N_DRAWS)).all()
-    assert (np.abs(bias) < (0.4 if case == "zeros known" else 1.5)).all()
+    if case == "zeros known":
+        assert (np.abs(spread - 1) < 4 * np.sqrt(2 / N_DRAWS)).all()
+        assert (np.abs(bias) < 4 / np.sqrt(N_DRAWS)).all()
+    else:
+        assert (np.abs(spread + bias**2 - 1) < 1.2).all()
+        assert (spread + bias**2 > 0.4).all()
     # an absent element is never found beyond its one-sided error
     assert (found[:, ~present] < 3 * errors[:, ~present]).all()
     assert (errors[:, ~present] < 0.01).all()
