@@ -16,6 +16,8 @@ from esmpy_jax.inference import (
 )
 from esmpy_jax.inference._fisher import free_entries
 from esmpy_jax.objective import (
+    AbstractConstraint,
+    DenseCounts,
     LogSparsity,
     NoRegulariser,
     SumToOneAbundances,
@@ -31,7 +33,9 @@ N_CHANNELS, N_COLUMNS, N_PHASES, N_PIXELS = 13, 4, 3, 7
 ROWS = np.array([True, True, True, False])
 
 
-def tiny_problem(*, by_phase=False, exposure=False, constraint=Unconstrained(), **options):
+def tiny_problem(
+    *, by_phase=False, exposure=False, constraint: AbstractConstraint = Unconstrained(), **options
+):
     rng = np.random.default_rng(3)
     shape = (N_PHASES, N_CHANNELS, N_COLUMNS) if by_phase else (N_CHANNELS, N_COLUMNS)
     basis = Basis.from_matrix(rng.random(shape) ** 3 + 0.02, in_composition=ROWS.tolist())
@@ -402,6 +406,7 @@ def test_error_bars_match_the_scatter_of_repeated_fits(x64, case):
     def problem_of(draw):
         counts = as_counts(draw, scan_shape=(64,), storage="dense")
         counts = relative_to_counts(counts) if shares else counts
+        assert isinstance(counts, DenseCounts)
         counts = eqx.tree_at(lambda c: c.values, counts, counts.values.astype(jnp.int32))
         zeros = Fixed(jnp.asarray(abundances == 0), jnp.zeros(abundances.shape))
         return Problem(
@@ -420,7 +425,8 @@ def test_error_bars_match_the_scatter_of_repeated_fits(x64, case):
     @jax.jit
     def refit(problem):
         def step(_, factors):
-            return MultiplicativeUpdate().step(problem, *factors, None)[:2]
+            w, h, _ = MultiplicativeUpdate().step(problem, factors[0], factors[1], None)
+            return w, h
 
         return jax.lax.fori_loop(0, 1500, step, (w0, h0))
 

@@ -1,6 +1,7 @@
 """`fit` on simulated images: what it recovers, what it keeps to, and what it refuses."""
 
 import dataclasses
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -248,7 +249,8 @@ def test_an_exposure_of_the_image_is_not_counted_twice(image, model):
     known = dataclasses.replace(
         image, counts=ej.as_counts(y, scan_shape=(16, 16), exposure=exposure)
     )
-    for options in ({"solver": QUICK, "max_steps": 300}, {"max_steps": 300}):
+    ways: tuple[dict[str, Any], ...] = ({"solver": QUICK, "max_steps": 300}, {"max_steps": 300})
+    for options in ways:
         solution = ej.fit(known, model, 2, **options)
         assert np.isfinite(solution.dataset["H"].values).all()
         np.testing.assert_allclose(model_counts(solution).sum(), y.sum(), rtol=1e-3)
@@ -295,6 +297,7 @@ def test_the_absorbing_model_follows_the_composition_of_each_phase(model):
     )
     thick = make_model(thickness=1500.0, density=3.0, take_off_angle=20.0)
     image = make_image(thick, phases=phases, seed=2)
+    assert image.truth is not None
     found, thin_found = (
         ej.fit(image, m, 2, solver=QUICK, start=ej.VertexStart(), max_steps=300)
         for m in (thick, model)
@@ -377,7 +380,8 @@ def test_a_model_for_another_image_is_refused(image):
 
 def test_an_image_without_counts_is_refused(image, model):
     dark = ej.as_counts(np.zeros((16, 16, 110), int))
-    for options in ({}, {"solver": QUICK}):
+    ways: tuple[dict[str, Any], ...] = ({}, {"solver": QUICK})
+    for options in ways:
         with pytest.raises(ej.InputError, match="no counts at all"):
             ej.fit(dataclasses.replace(image, counts=dark), model, 2, **options)
 

@@ -8,6 +8,7 @@ import pytest
 from esmpy_jax import InputError
 from esmpy_jax._basis import Basis
 from esmpy_jax.objective import (
+    AbstractConstraint,
     NoRegulariser,
     SumToOneAbundances,
     SumToOneWeights,
@@ -40,7 +41,7 @@ def scene(n_phases=3, counts=3000.0, by_phase=False, empty=(), seed=0):
     return as_counts(y, scan_shape=(len(y),)), basis, weights
 
 
-def problem_of(counts, basis, constraint=Unconstrained(), **fixed):
+def problem_of(counts, basis, constraint: AbstractConstraint = Unconstrained(), **fixed):
     return Problem(counts, basis, constraint, NoRegulariser(), **fixed)
 
 
