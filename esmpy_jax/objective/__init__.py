@@ -12,8 +12,8 @@ from ._constraints import Unconstrained as Unconstrained
 from ._constraints import positive_root as positive_root
 from ._constraints import sum_constrained_root as sum_constrained_root
 from ._counts import AbstractCounts as AbstractCounts
-from ._counts import DenseCounts as DenseCounts
-from ._counts import SparseCounts as SparseCounts
+from ._counts import pairs as pairs
+from ._dense import DenseCounts as DenseCounts
 from ._likelihood import exposure_or_one as exposure_or_one
 from ._likelihood import pixel_losses as pixel_losses
 from ._likelihood import poisson_deviance as poisson_deviance
@@ -23,3 +23,4 @@ from ._regularisers import LaplacianSmoothness as LaplacianSmoothness
 from ._regularisers import LogSparsity as LogSparsity
 from ._regularisers import NoRegulariser as NoRegulariser
 from ._regularisers import SumOf as SumOf
+from ._sparse import SparseCounts as SparseCounts

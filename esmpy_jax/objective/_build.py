@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check
-from ._counts import AbstractCounts, DenseCounts, SparseCounts, smallest_type
+from ._counts import AbstractCounts, smallest_type
+from ._dense import DenseCounts
+from ._sparse import SparseCounts
 
 Storage = Literal["auto", "dense", "sparse"]
 

@@ -1,0 +1,161 @@
+"""Counts of which all are stored, in tiles of pixels."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Integer
+
+from ._counts import AbstractCounts, log_ratio_term, log_term, pairs, ratio, relative
+
+
+class DenseCounts(AbstractCounts):
+    """All counts, in tiles of pixels; `values` has shape (tile, pixel in tile, channel)."""
+
+    values: Integer[Array, "tile row channel"]
+    scan_shape: tuple[int, ...] = eqx.field(static=True)
+    exposure: Float[Array, " pixel"] | None = None
+
+    @classmethod
+    def from_array(
+        cls,
+        values: np.ndarray,
+        scan_shape: tuple[int, ...],
+        exposure: np.ndarray | None = None,
+        tile: int = 256,
+    ) -> "DenseCounts":
+        """From an array (pixel, channel) of whole numbers; `as_counts` also checks it.
+
+        - `exposure`: (pixel,) or `None`. `tile`: pixels visited at once in a pass.
+        """
+        n_pixels, n_channels = values.shape
+        tile = min(tile, max(n_pixels, 1))
+        padded = np.zeros((-(-n_pixels // tile) * tile, n_channels), values.dtype)
+        padded[:n_pixels] = values
+        return cls(  # pyright: ignore[reportCallIssue]  # n_channels is a property here
+            values=jnp.asarray(padded.reshape(-1, tile, n_channels)),
+            scan_shape=tuple(scan_shape),
+            exposure=None if exposure is None else jnp.asarray(exposure, float),
+        )
+
+    @property
+    def n_channels(self) -> int:
+        """Number of channels."""
+        return self.values.shape[-1]
+
+    def _tiled(self, abundances):
+        """Abundances cut like the counts: (tile, pixel in tile, phase), padded with ones."""
+        n_tiles, rows, _ = self.values.shape
+        missing = n_tiles * rows - self.n_pixels
+        padded = jnp.pad(abundances.T, ((0, missing), (0, 0)), constant_values=1.0)
+        return padded.reshape(n_tiles, rows, -1)
+
+    def pixel_pass(self, endmembers, abundances):
+        def tile(args):
+            counts, rows = args
+            return _matmul(_tile_ratio(counts, rows, endmembers), endmembers)
+
+        return self._by_pixel(jax.lax.map(tile, (self.values, self._tiled(abundances))))
+
+    def channel_pass(self, endmembers, abundances):
+        def add(total, args):
+            counts, rows = args
+            return total + _matmul(_tile_ratio(counts, rows, endmembers).T, rows), None
+
+        zeros = jnp.zeros(endmembers.shape, endmembers.dtype)
+        return jax.lax.scan(add, zeros, (self.values, self._tiled(abundances)))[0]
+
+    def pixel_moments(self, endmembers, abundances):
+        products = _products(endmembers.T).T
+
+        def tile(args):
+            counts, rows = args
+            first, second = _tile_ratios(counts, rows, endmembers)
+            return _matmul(first, endmembers), _matmul(second, products)
+
+        first, second = jax.lax.map(tile, (self.values, self._tiled(abundances)))
+        return self._by_pixel(first), self._by_pixel(second)
+
+    def channel_moments(self, endmembers, abundances):
+        def add(totals, args):
+            counts, rows = args
+            first, second = _tile_ratios(counts, rows, endmembers)
+            new = _matmul(first.T, rows), _matmul(second.T, _products(rows.T).T)
+            return tuple(t + n for t, n in zip(totals, new, strict=True)), None
+
+        shape, n_phases = endmembers.shape, endmembers.shape[1]
+        zeros = jnp.zeros(shape, endmembers.dtype)
+        zeros = zeros, jnp.zeros((shape[0], n_phases * (n_phases + 1) // 2), endmembers.dtype)
+        return jax.lax.scan(add, zeros, (self.values, self._tiled(abundances)))[0]
+
+    def cross_pass(self, endmembers, abundances, spectra):
+        def tile(args):
+            counts, rows = args
+            first, second = _tile_ratios(counts, rows, endmembers)
+            return _matmul(first, spectra), [_matmul(second * d, spectra) for d in endmembers.T]
+
+        first, second = jax.lax.map(tile, (self.values, self._tiled(abundances)))
+        return self._by_pixel(first), jnp.stack([self._by_pixel(s) for s in second], 1)
+
+    def steepest_drop(self, endmembers, abundances, change):
+        def tile(args):
+            counts, rows, moves = args
+            model, moved = _matmul(rows, endmembers.T), _matmul(moves, endmembers.T)
+            return jnp.where(counts > 0, relative(-moved, model), 0.0).max(-1, initial=0.0)
+
+        parts = self.values, self._tiled(abundances), self._tiled(change)
+        return jax.lax.map(tile, parts).reshape(-1)[: self.n_pixels]
+
+    def _by_pixel(self, tiles):
+        """(tile, pixel in tile, row) to (row, pixel)."""
+        return tiles.reshape(-1, tiles.shape[-1])[: self.n_pixels].T
+
+    def _summed(self, function, endmembers, abundances):
+        def tile(args):
+            counts, rows = args
+            model = _matmul(rows, endmembers.T)
+            return function(counts.astype(model.dtype), model).sum(-1)
+
+        out = jax.lax.map(tile, (self.values, self._tiled(abundances)))
+        return out.reshape(-1)[: self.n_pixels]
+
+    def log_pass(self, endmembers, abundances):
+        return self._summed(log_term, endmembers, abundances)
+
+    def log_ratio_pass(self, endmembers, abundances):
+        return self._summed(log_ratio_term, endmembers, abundances)
+
+    def sum_spectrum(self):
+        return self.values.sum((0, 1), dtype=jnp.int32).astype(float)
+
+    def pixel_totals(self):
+        return self.values.sum(-1, dtype=jnp.int32).reshape(-1)[: self.n_pixels].astype(float)
+
+    def to_coo(self):
+        values = np.asarray(self.values).reshape(-1, self.n_channels)[: self.n_pixels]
+        pixel, channel = np.nonzero(values)
+        return pixel, channel, values[pixel, channel]
+
+
+def _matmul(left, right):
+    """Some accelerators would otherwise multiply float32 with 10 or 7 bits of mantissa."""
+    return jnp.matmul(left, right, precision="highest")
+
+
+def _tile_ratio(counts, rows, endmembers):
+    model = _matmul(rows, endmembers.T)
+    return ratio(counts.astype(model.dtype), model)
+
+
+def _tile_ratios(counts, rows, endmembers):
+    """Y / X and Y / X² of a tile."""
+    model = _matmul(rows, endmembers.T)
+    return (
+        ratio(counts.astype(model.dtype), model),
+        relative(ratio(counts.astype(model.dtype), model), model),
+    )
+
+
+def _products(rows):
+    """The products of each pair of rows."""
+    return jnp.stack([rows[a] * rows[b] for a, b in pairs(len(rows))])
