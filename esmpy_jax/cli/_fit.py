@@ -54,7 +54,8 @@ def fit(
     smoothness: o.Smoothness = None,
     sparsity: o.Sparsity = None,
     max_steps: o.MaxSteps = 2000,
-    rtol: o.Rtol = 1e-7,
+    tol: o.Tol = 0.1,
+    max_seconds: o.MaxSeconds = None,
     phase_names: o.PhaseNames = None,
     overwrite: o.Overwrite = False,
 ) -> None:
@@ -84,7 +85,11 @@ def fit(
         sparsity,
     )
     o.at_least(max_steps, 1, "--max-steps", "a whole number of at least 1")
-    check(rtol > 0, f"--rtol is {rtol:g}; give a positive number such as 1e-7.")
+    check(tol > 0, f"--tol is {tol:g}; give a positive number of nats such as 0.1.")
+    check(
+        max_seconds is None or max_seconds > 0,
+        f"--max-seconds is {max_seconds}; give a positive number of seconds.",
+    )
     o.at_least(bin, 1, "--bin", "a whole number of at least 1")
     check(0 <= seed < 2**32, f"--seed is {seed}; give a whole number from 0 to 2^32 - 1.")
     kept_energies = o.numbers(energy_range, ("LO", "HI"), "--energy-range")
@@ -131,9 +136,8 @@ def fit(
             density=density,
         )
         model = with_sources(model, sources)
-    solution = run_fit(
-        image, model, phases, run, seed=seed, max_steps=max_steps, rtol=rtol, **options
-    )
+    limits = {"max_steps": max_steps, "tol": tol, "max_seconds": max_seconds}
+    solution = run_fit(image, model, phases, run, seed=seed, **limits, **options)
     if names is not None:
         solution = renamed(solution, names)
     solution = recorded(solution, seed=seed)

@@ -160,11 +160,16 @@ MaxSteps = Annotated[
         rich_help_panel=_FIT,
     ),
 ]
-Rtol = Annotated[
+Tol = Annotated[
     float,
     _number(
-        "--rtol", "Stop when a step changes the objective by less than this share of it.", _FIT
+        "--tol",
+        "Stop when at most so many nats are believed to be left; 0.5 is 1 std. error.",
+        _FIT,
     ),
+]
+MaxSeconds = Annotated[
+    float | None, _number("--max-seconds", "Stop each part of the fit after so long.", _FIT)
 ]
 PhaseNames = Annotated[
     str | None,

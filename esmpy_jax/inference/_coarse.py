@@ -84,8 +84,8 @@ class CoarseToFine(eqx.Module):
         fixed_weights: Any,
         key: PRNGKeyArray,
         max_steps: int,
-        rtol: float,
-        xtol: float,
+        tol: float,
+        max_seconds: float | None,
         progress: Callable[[int, int, float], None] | None,
     ) -> tuple[Factorisation, Factorisation]:
         """The fits of the binned and of the full image, both with the same W.
@@ -114,8 +114,8 @@ class CoarseToFine(eqx.Module):
                 fixed_weights=fixed_weights,
                 key=key,
                 max_steps=steps,
-                rtol=rtol,
-                xtol=xtol,
+                tol=tol,
+                max_seconds=max_seconds,
                 basis_rounds=30,
                 progress=progress,
             )
@@ -141,8 +141,8 @@ class CoarseToFine(eqx.Module):
             regulariser=regulariser,
             fixed_weights=best.weights,
             max_steps=max_steps,
-            rtol=rtol,
-            xtol=xtol,
+            tol=tol,
+            max_seconds=max_seconds,
             progress=progress,
         )
         return best, fine

@@ -63,8 +63,8 @@ def fit(
     phase_names: Sequence[str] | None = None,
     key: PRNGKeyArray | None = None,
     max_steps: int = 2000,
-    rtol: float = 1e-7,
-    xtol: float = 1e-5,
+    tol: float = 0.1,
+    max_seconds: float | None = None,
     progress: Callable[[int, int, float], None] | None = None,
     throw: bool = True,
 ) -> Solution:
@@ -83,8 +83,8 @@ def fit(
     - `phase_names`: one for each phase. Phases come in the order of their counts, most first,
         unless names, fixed entries or a `GivenStart` say which is which.
     - `key`: for random starts; `jax.random.key(0)` by default. `max_steps` (at full resolution;
-        see `CoarseToFine` for the binned image), `rtol`, `xtol`, `progress`: see
-        `esmpy_jax.solve.solve`.
+        see `CoarseToFine` for the binned image), `tol` (nats), `max_seconds`,
+        `progress`: see `esmpy_jax.solve.solve`.
     - `throw`: raise `RuntimeError` when the fit ended with values that are not finite. A fit that
         stopped at `max_steps` is returned, and says so in `warnings`.
 
@@ -122,8 +122,8 @@ def fit(
             fixed_weights=fixed_weights,
             key=key,
             max_steps=max_steps,
-            rtol=rtol,
-            xtol=xtol,
+            tol=tol,
+            max_seconds=max_seconds,
             progress=progress,
         )
     else:
@@ -143,8 +143,8 @@ def fit(
             fixed_abundances=fixed_abundances,
             key=key,
             max_steps=max_steps,
-            rtol=rtol,
-            xtol=xtol,
+            tol=tol,
+            max_seconds=max_seconds,
             progress=progress,
         )
         judged = fine
@@ -158,8 +158,8 @@ def fit(
         "constraint": type(constraint).__name__,
         "regulariser": _words(regulariser),
         "max_steps": max_steps,
-        "rtol": rtol,
-        "xtol": xtol,
+        "tol": tol,
+        "max_seconds": max_seconds,
     }
     anchored = isinstance(start, GivenStart) or not (
         names is None and fixed_weights is None and fixed_abundances is None
@@ -263,6 +263,7 @@ def _solution(
             "converged": int(fine.converged and judged.converged),
             "nll": fine.nll,
             "n_steps": fine.steps,
+            "remaining_nats": fine.remaining,
             "seconds": settings.pop("seconds"),
             "sum_to_one": int(on_plane),
             "seed": json.dumps(settings.pop("seed")),

@@ -9,9 +9,9 @@ from jaxtyping import Array, Float
 from ._blocks import Blocks
 from ._counts import AbstractCounts, log_ratio_term, log_term, pairs, ratio, relative
 
-#: Columns of a cross pass that are summed together: more ask for fewer loops over the counts but
-#: for more sums at once than a processor has registers.
-_TOGETHER = 4
+#: Columns of a cross pass that are summed in one loop over the counts; more would ask for more
+#: memory than a cache holds.
+_TOGETHER = 16
 
 
 class SparseCounts(AbstractCounts):
@@ -52,23 +52,26 @@ class SparseCounts(AbstractCounts):
         return True
 
     def pixel_pass(self, endmembers, abundances):
-        return self.by_pixel.accumulate(abundances, endmembers.T, _first)
+        return self.by_pixel.accumulate(abundances, endmembers.T, _first, len(abundances))
 
     def channel_pass(self, endmembers, abundances):
-        return self.by_channel.accumulate(endmembers.T, abundances, _first).T
+        return self.by_channel.accumulate(endmembers.T, abundances, _first, len(abundances)).T
 
     def log_pass(self, endmembers, abundances):
-        return self.by_pixel.accumulate(abundances, endmembers.T, _log)[0]
+        return self.by_pixel.accumulate(abundances, endmembers.T, _log, 1)[0]
 
     def log_ratio_pass(self, endmembers, abundances):
-        return self.by_pixel.accumulate(abundances, endmembers.T, _log_ratio)[0]
+        return self.by_pixel.accumulate(abundances, endmembers.T, _log_ratio, 1)[0]
 
     def pixel_moments(self, endmembers, abundances):
-        sums = self.by_pixel.accumulate(abundances, endmembers.T, _first_and_second)
+        sums = self.by_pixel.accumulate(
+            abundances, endmembers.T, _first_and_second, _n_moments(abundances)
+        )
         return sums[: len(abundances)], sums[len(abundances) :]
 
     def channel_moments(self, endmembers, abundances):
-        sums = self.by_channel.accumulate(endmembers.T, abundances, _first_and_second)
+        n_terms = _n_moments(abundances)
+        sums = self.by_channel.accumulate(endmembers.T, abundances, _first_and_second, n_terms)
         return sums[: len(abundances)].T, sums[len(abundances) :].T
 
     def cross_pass(self, endmembers, abundances, spectra):
@@ -81,7 +84,7 @@ class SparseCounts(AbstractCounts):
 
         def some(columns):
             rows = jnp.concatenate([endmembers.T, columns])
-            return self.by_pixel.accumulate(abundances, rows, terms)
+            return self.by_pixel.accumulate(abundances, rows, terms, together * (n_phases + 1))
 
         together = min(_TOGETHER, n_columns)
         groups = -(-n_columns // together)
@@ -96,7 +99,7 @@ class SparseCounts(AbstractCounts):
             return [jnp.where(value > 0, relative(-moved, model), 0.0)]
 
         return self.by_pixel.accumulate(
-            abundances, endmembers.T, terms, extra=change, largest=True
+            abundances, endmembers.T, terms, 1, extra=change, largest=True
         )[0]
 
     def sum_spectrum(self):
@@ -106,11 +109,11 @@ class SparseCounts(AbstractCounts):
         return self.by_pixel.totals()
 
     def to_coo(self):
-        value = np.asarray(self.by_pixel.value).T
-        pixel = np.repeat(np.asarray(self.by_pixel.owner), value.shape[1])
-        channel = np.asarray(self.by_pixel.partner).T.ravel()
-        keep = value.ravel() > 0
-        return pixel[keep].astype(np.int64), channel[keep].astype(np.int64), value.ravel()[keep]
+        return self.by_pixel.to_triplets()
+
+
+def _n_moments(abundances):
+    return len(abundances) + len(pairs(len(abundances)))
 
 
 def _first(value, model, rows, _):

@@ -1,5 +1,6 @@
 """Algorithms that learn W and H from counts and a basis; arrays only."""
 
+from ._abundance_newton import AbundanceNewton as AbundanceNewton
 from ._binned import BinnedStart as BinnedStart
 from ._binned import choose_factor as choose_factor
 from ._binned import upsample as upsample
@@ -19,4 +20,5 @@ from ._solver import solve as solve
 from ._updates import Fixed as Fixed
 from ._updates import update_abundances as update_abundances
 from ._updates import update_weights as update_weights
+from ._variable_projection import VariableProjectionNewton as VariableProjectionNewton
 from ._vertices import VertexStart as VertexStart

@@ -21,7 +21,7 @@ class BinnedStart(AbstractStart):
     - `factor`: pixels per bin along each axis; `None` takes the smallest power of two that puts
         `counts_per_bin` in a bin while leaving at least 8 bins along each axis.
     - `inner`, `restarts`: start of the binned fit, and how many keys to try.
-    - `solver`, `regulariser`, `max_steps`, `rtol`, `xtol`: of the binned fit.
+    - `solver`, `regulariser`, `max_steps`, `tol`: of the binned fit.
     """
 
     factor: int | None = None
@@ -31,8 +31,7 @@ class BinnedStart(AbstractStart):
     solver: AbstractSolver = MultiplicativeUpdate()
     regulariser: AbstractRegulariser = NoRegulariser()
     max_steps: int = 2000
-    rtol: float = 1e-8
-    xtol: float = 1e-5
+    tol: float = 0.1
     floor: float = 0.02
 
     def __check_init__(self):
@@ -64,8 +63,7 @@ class BinnedStart(AbstractStart):
                 self.solver,
                 *self.inner(binned, n_phases, sub),
                 max_steps=self.max_steps,
-                rtol=self.rtol,
-                xtol=self.xtol,
+                tol=self.tol,
             )
             if np.isfinite(fit.nll) and (best is None or fit.nll < best.nll):
                 best = fit

@@ -42,8 +42,8 @@ def factorise(
     fixed_abundances: Any = None,
     key: PRNGKeyArray | None = None,
     max_steps: int = 2000,
-    rtol: float = 1e-7,
-    xtol: float = 1e-5,
+    tol: float = 0.1,
+    max_seconds: float | None = None,
     basis_rounds: int = 10,
     progress: Callable[[int, int, float], None] | None = None,
     throw: bool = False,
@@ -57,7 +57,7 @@ def factorise(
         with a G of which no column moves any more by over 1e-4 of its sum.
     - `fixed_weights`, `fixed_abundances`: arrays of the shape of W and H with NaN where free.
     - `key`: for random starts; `jax.random.key(0)` by default.
-    - `max_steps`, `rtol`, `xtol`: see `solve`; steps of all rounds together.
+    - `max_steps`, `tol`, `max_seconds`: see `solve`; steps and time of all rounds together.
     - `throw`: raise `RuntimeError` with the `RESULTS` sentence unless the fit converged.
 
     Raises `InputError` for counts, phases, constraints or fixed entries that cannot be used.
@@ -96,8 +96,8 @@ def factorise(
             weights,
             abundances,
             max_steps=-(-(max_steps - sum(f.steps for f in fits)) // left),
-            rtol=rtol,
-            xtol=xtol,
+            tol=tol,
+            max_seconds=None if max_seconds is None else max_seconds - sum(f.seconds for f in fits),
             progress=progress,
         )
         fits.append(fit)
@@ -179,6 +179,7 @@ def _joined(fits, result):
         np.concatenate([f.nll_trace for f in fits]),
         int(sum(f.steps for f in fits)),
         sum(f.seconds for f in fits),
+        last.remaining,
     )
 
 

@@ -25,7 +25,15 @@ class RESULTS(eqx.Enumeration):
     successful = "The fit converged."
     max_steps_reached = (
         "The largest number of steps was reached before the fit converged; raise max_steps, or "
-        "rtol and xtol if the accuracy reached is enough."
+        "tol if the accuracy reached is enough."
+    )
+    max_seconds_reached = (
+        "The time limit was reached before the fit converged; raise max_seconds, or tol if the "
+        "accuracy reached is enough."
+    )
+    rounding = (
+        "The objective no longer falls in this precision although more is to be won; use 64-bit "
+        "numbers if that much matters."
     )
     basis_moving = "The fit converged for the last G, but G still follows W; raise basis_rounds."
     nonfinite = (
@@ -61,9 +69,11 @@ class AbstractSolver(eqx.Module, Generic[State]):
     """An algorithm that improves (W, H) step by step without ever increasing the objective.
 
     - `holds_weights`: whether W stays as it starts.
+    - `check_every`: steps between two looks at the objective.
     """
 
     holds_weights: ClassVar[bool] = False
+    check_every: ClassVar[int] = 10
 
     @abc.abstractmethod
     def init(self, problem: Problem, weights: Weights, abundances: Abundances) -> State:
@@ -75,6 +85,10 @@ class AbstractSolver(eqx.Module, Generic[State]):
     ) -> tuple[Weights, Abundances, State]:
         """One step."""
 
+    def predicted_decrease(self, state: State) -> Scalar:
+        """Nats that the last step believed to be left above the optimum; NaN if it cannot tell."""
+        return jnp.full((), jnp.nan)
+
 
 class Factorisation(eqx.Module):
     """What `factorise` returns.
@@ -84,6 +98,7 @@ class Factorisation(eqx.Module):
     - `result`: a `RESULTS`; `RESULTS[result]` is the sentence.
     - `nll_steps`, `nll_trace`: objective in nats (NLL and penalties) after so many steps.
     - `steps`, `seconds`: steps made and wall time, compilation included.
+    - `remaining`: nats that the fit believes to be above the optimum; see `solve`.
     """
 
     weights: Weights
@@ -94,6 +109,7 @@ class Factorisation(eqx.Module):
     nll_trace: np.ndarray
     steps: int
     seconds: float
+    remaining: float
 
     @property
     def basis(self) -> Basis:
@@ -114,6 +130,9 @@ class Factorisation(eqx.Module):
 #: The trace has room for multiples of so many values, so that other steps compile nothing new.
 _TRACE_ROOM = 256
 
+#: Looks at the objective before their series is believed.
+_FEWEST_CHECKS = 4
+
 
 class _LoopState(eqx.Module):
     weights: Weights
@@ -121,33 +140,29 @@ class _LoopState(eqx.Module):
     solver_state: Any
     losses: Float[Array, " pixel"]  # per pixel, at the last check
     penalty: Scalar
-    shape: Weights  # W at the last check, each phase scaled to unit counts
     trace: Float[Array, " check"]
+    won: Float[Array, " check"]  # decrease since the start, in nats
+    remaining: Scalar
     step: Int[Array, ""]
     check: Int[Array, ""]
     result: RESULTS
     done: Array
 
 
-def _unit_counts(problem, weights):
-    """W with each entry as the share of its phase's counts: free of the gauge."""
-    shares = weights * problem.basis.column_sums
-    return shares / jnp.maximum(shares.sum(0, keepdims=True), jnp.finfo(shares.dtype).tiny)
-
-
 @eqx.filter_jit
 def _start(problem, solver, weights, abundances, room):
     losses = problem.losses(weights, abundances)
     penalty = problem.penalty(abundances)
-    trace = jnp.full(room, jnp.nan, losses.dtype).at[0].set(losses.sum() + penalty)
+    empty = jnp.full(room, jnp.nan, losses.dtype)
     return _LoopState(
         weights,
         abundances,
         solver.init(problem, weights, abundances),
         losses,
         penalty,
-        _unit_counts(problem, weights),
-        trace,
+        empty.at[0].set(losses.sum() + penalty),
+        empty.at[0].set(0.0),
+        jnp.full((), jnp.inf, losses.dtype),
         jnp.array(0),
         jnp.array(0),
         RESULTS.max_steps_reached,
@@ -156,43 +171,45 @@ def _start(problem, solver, weights, abundances, room):
 
 
 @eqx.filter_jit
-def _advance(problem, solver, state, until, rtol, xtol, check_every):
+def _advance(problem, solver, state, until, tol):
     """Step until `until`, looking at the objective every `check_every` steps and at the end."""
 
     def one(_, carry):
         return solver.step(problem, *carry)
 
     def body(state):
-        n_steps = jnp.minimum(check_every, until - state.step)
+        n_steps = jnp.minimum(solver.check_every, until - state.step)
         w, h, inner = jax.lax.fori_loop(
             0, n_steps, one, (state.weights, state.abundances, state.solver_state)
         )
         losses, penalty = problem.losses(w, h), problem.penalty(h)
         # differences before sums: float32 stays honest
         decrease = (state.losses - losses).sum() + (state.penalty - penalty)
-        shape = _unit_counts(problem, w)
+        check = state.check + 1
+        won = state.won.at[check].set(state.won[state.check] + decrease)
+        predicted = solver.predicted_decrease(inner).astype(won.dtype)
+        told = ~jnp.isnan(predicted)
+        recent = jnp.where(check >= _FEWEST_CHECKS, won[check] - won[check // 2], jnp.inf)
+        remaining = jnp.where(told, jnp.maximum(predicted, 0.0), recent)
         value = losses.sum() + penalty
-        scale = jnp.abs(value)
-        small = decrease <= rtol * scale * n_steps
-        still = jnp.abs(shape - state.shape).max() <= xtol * n_steps
-        finite = jnp.isfinite(value) & jnp.isfinite(shape).all()
-        result = RESULTS.where(
-            ~finite,
-            RESULTS.nonfinite,
-            RESULTS.where(small & still, RESULTS.successful, RESULTS.max_steps_reached),
-        )
+        finite = jnp.isfinite(value) & jnp.isfinite(w).all()
+        converged = remaining <= tol
+        stuck = told & jnp.isfinite(predicted) & ~(decrease > 0)
+        result = RESULTS.where(stuck, RESULTS.rounding, RESULTS.max_steps_reached)
+        result = RESULTS.where(converged, RESULTS.successful, result)
         return _LoopState(
             w,
             h,
             inner,
             losses,
             penalty,
-            shape,
-            state.trace.at[state.check + 1].set(value),
+            state.trace.at[check].set(value),
+            won,
+            remaining,
             state.step + n_steps,
-            state.check + 1,
-            result,
-            (small & still) | ~finite,
+            check,
+            RESULTS.where(finite, result, RESULTS.nonfinite),
+            converged | stuck | ~finite,
         )
 
     def go_on(state):
@@ -208,40 +225,48 @@ def solve(
     abundances: Abundances,
     *,
     max_steps: int,
-    rtol: float,
-    xtol: float,
-    check_every: int = 10,
+    tol: float = 0.1,
+    max_seconds: float | None = None,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> Factorisation:
     """Run `solver` on one problem from given W and H in a `lax.while_loop`.
 
-    The fit has converged when one step lowers the objective by at most `rtol` of its magnitude
-    *and* moves no entry of W, as the share of its phase's counts, by more than `xtol`; both are
-    looked at every `check_every` steps. `progress(step, max_steps, objective)` is called on the
-    host at most fifty times, between compiled stretches, and never from inside them; it does not
-    change the result.
+    The fit has converged when it believes the objective to be at most `tol` nats above the
+    optimum that it is heading for. Half a nat is one standard error of one parameter, so a
+    tolerance means the same for every image. A solver with a quadratic model tells what its last
+    step expected to win. For the others it is what the second half of all steps so far has won:
+    right for an objective that falls to its optimum like one over the number of steps, and
+    too much for any faster fall; so they stop late rather than early.
+
+    `max_seconds` is looked at between compiled stretches of steps, and so is
+    `progress(step, max_steps, objective)`, which is called on the host at most fifty times and
+    never from inside them. Neither changes the steps that are made.
     """
     began = time.perf_counter()
-    n_checks = -(-max_steps // check_every)
+    every = solver.check_every
+    n_checks = -(-max_steps // every)
     room = -(-(n_checks + 1) // _TRACE_ROOM) * _TRACE_ROOM
     state = _start(problem, solver, weights, abundances, room)
-    stretch = max_steps if progress is None else -(-max_steps // (50 * check_every)) * check_every
-    until = 0
-    while until < max_steps and not bool(state.done):
+    stretch = max_steps
+    if progress is not None or max_seconds is not None:
+        stretch = -(-max_steps // (50 * every)) * every
+    until, late = 0, False
+    while until < max_steps and not bool(state.done) and not late:
         until = min(until + stretch, max_steps)
-        state = _advance(
-            problem, solver, state, jnp.array(until), jnp.array(rtol), jnp.array(xtol), check_every
-        )
+        state = _advance(problem, solver, state, jnp.array(until), jnp.array(tol, float))
         if progress is not None:
             progress(int(state.step), max_steps, float(state.trace[state.check]))
+        late = max_seconds is not None and time.perf_counter() - began > max_seconds
     checks = int(state.check) + 1
+    stopped = late and not bool(state.done) and until < max_steps
     return Factorisation(
         state.weights,
         state.abundances,
         problem,
-        state.result,
-        np.minimum(np.arange(checks) * check_every, int(state.step)),
+        RESULTS.max_seconds_reached if stopped else state.result,
+        np.minimum(np.arange(checks) * every, int(state.step)),
         np.asarray(state.trace)[:checks],
         int(state.step),
         time.perf_counter() - began,
+        float(state.remaining),
     )

@@ -50,7 +50,7 @@ class VertexStart(AbstractStart):
         away = np.maximum(mean + self.extension * (vertices - mean), 1e-3 * mean + 1e-300)
         even = jnp.full((n_phases, counts.n_pixels), 1.0 / n_phases)
         start = in_gauge(problem, jnp.asarray(away, float), even)
-        fit = solve(problem, AbundanceUpdate(), *start, max_steps=self.steps, rtol=0.0, xtol=0.0)
+        fit = solve(problem, AbundanceUpdate(), *start, max_steps=self.steps, tol=0.0)
         return fit.weights, fit.abundances
 
 

@@ -84,8 +84,7 @@ def this_program(scene: Scene, storage: str, few: int, many: int) -> Program:
             solver=ej.MultiplicativeUpdate(),
             start=start,
             max_steps=steps,
-            rtol=0.0,
-            xtol=0.0,
+            tol=-1.0,
         )
         jax.block_until_ready((fit.weights, fit.abundances))
         if fit.steps != steps:

@@ -1,0 +1,165 @@
+"""Small quadratic problems, one for each pixel and all at once.
+
+Matrices have shape (phase, phase, pixel). All loops over phases are unrolled on rows of pixels, so
+that the compiler makes few loops over the pixels out of many short operations.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from ..objective import pairs
+
+Vectors = Float[Array, "phase pixel"]
+Matrices = Float[Array, "phase phase pixel"]
+
+
+def symmetric(second: Float[Array, "pair pixel"], diagonal: Vectors) -> Matrices:
+    """Symmetric matrices from their pairs (a, b) with a <= b, plus a diagonal and a slight ridge.
+
+    The ridge, some rounding errors of the trace, keeps matrices of pixels with fewer counts than
+    phases invertible.
+    """
+    n, info = len(diagonal), jnp.finfo(second.dtype)
+    place = {pair: i for i, pair in enumerate(pairs(n))}
+    trace = sum(second[place[a, a]] + diagonal[a] for a in range(n))
+    ridge = 8 * info.eps * trace + info.tiny
+    rows = [[second[place[min(a, b), max(a, b)]] for b in range(n)] for a in range(n)]
+    for a in range(n):
+        rows[a][a] = rows[a][a] + diagonal[a] + ridge
+    return jnp.stack([jnp.stack(row) for row in rows])
+
+
+def product(matrix: Matrices, vector: Vectors) -> Vectors:
+    """The matrix of each pixel times its vector."""
+    return jnp.stack(_product(matrix, vector))
+
+
+def projected_inverse(matrix: Matrices, free: Bool[Array, "phase pixel"], summed: bool) -> Matrices:
+    """K with K g = argmin over d of d'A d / 2 - g'd, d zero where not free (and summing to zero).
+
+    It is the inverse of the free block; with a sum it is `K - K 1 1'K / (1'K 1)`.
+    """
+    inverse = _inverse(matrix, free)
+    if summed:
+        ones = [sum(row) for row in inverse]
+        total = sum(ones)
+        weights = [x / jnp.where(total > 0, total, 1.0) for x in ones]
+        inverse = [
+            [k - a * b for k, b in zip(row, weights, strict=True)]
+            for row, a in zip(inverse, ones, strict=True)
+        ]
+    return jnp.stack([jnp.stack(row) for row in inverse])
+
+
+def bounded_minimum(
+    matrix: Matrices,
+    gradient: Vectors,
+    start: Vectors,
+    free: Bool[Array, "phase pixel"],
+    summed: bool,
+) -> Vectors:
+    """`argmin g'(z - h) + (z - h)'A(z - h) / 2` with z >= 0, from a feasible h = `start`.
+
+    Entries that are not free keep their value; with `summed` the sum of each pixel is kept, too.
+    An active-set method (Lawson & Hanson, *Solving Least Squares Problems*, 1974, chapter 23) of
+    n_phases + 1 sweeps, each of which lowers the objective: the result is never worse than the
+    start, and nearly always the minimum.
+    """
+    n, small = len(matrix), jnp.finfo(start.dtype).tiny
+    held = [jnp.where(f, 0.0, h) for f, h in zip(free, start, strict=True)]
+    budget = sum(h - x for h, x in zip(start, held, strict=True))
+    # of the stationary point of the free entries: A z = target - A held
+    target = [x - g for x, g in zip(_product(matrix, start), gradient, strict=True)]
+    right = [t - x for t, x in zip(target, _product(matrix, held), strict=True)]
+    slope = list(gradient)
+    if summed:  # of moving a little of everything there is to one entry
+        there = [h - x for h, x in zip(start, held, strict=True)]
+        mean = sum(g * h for g, h in zip(gradient, there, strict=True)) / jnp.maximum(budget, small)
+        slope = [g - mean for g in gradient]
+
+    def sweep(_, state):
+        z, inside = state
+        inverse = _inverse(matrix, inside)
+        best = _product(inverse, right)
+        multiplier = jnp.zeros_like(budget)
+        if summed:
+            ones = [sum(row) for row in inverse]
+            total = sum(ones)
+            multiplier = (sum(best) - budget) / jnp.where(total > 0, total, 1.0)
+            best = [x - multiplier * one for x, one in zip(best, ones, strict=True)]
+        below = [f & (x <= 0) for f, x in zip(inside, best, strict=True)]
+        reach = [
+            jnp.where(b, old / jnp.maximum(old - new, small), 2.0)
+            for b, old, new in zip(below, z, best, strict=True)
+        ]
+        step = _least(reach)
+        blocked = step <= 1
+        stay = [f & ~(b & (r <= step)) for f, b, r in zip(inside, below, reach, strict=True)]
+        step = jnp.minimum(step, 1.0)
+        moved = [
+            jnp.where(blocked, jnp.maximum(old + step * (new - old), 0.0), new)
+            for old, new in zip(z, best, strict=True)
+        ]
+        moved = [jnp.where(f, x, h) for f, x, h in zip(stay, moved, held, strict=True)]
+        price = [
+            jnp.where(f | ~can, 0.0, x - t + multiplier)
+            for f, can, x, t in zip(inside, free, _product(matrix, moved), target, strict=True)
+        ]
+        lowest = _least(price)
+        enter = [~blocked & (p < 0) & (p <= lowest) for p in price]
+        return tuple(moved), tuple(f | e for f, e in zip(stay, enter, strict=True))
+
+    inside = tuple(f & ((h > 0) | (s < 0)) for f, h, s in zip(free, start, slope, strict=True))
+    z, _ = jax.lax.fori_loop(0, n + 1, sweep, (tuple(start), inside))
+    if summed:  # what rounding has moved
+        total = sum(x - h for x, h in zip(z, held, strict=True))
+        scale = budget / jnp.where(total > 0, total, 1.0)
+        z = [jnp.where(f & (total > 0), x * scale, x) for f, x in zip(free, z, strict=True)]
+    good = sum(z) < jnp.inf  # false for NaN, too
+    return jnp.stack([jnp.where(good, x, h) for x, h in zip(z, start, strict=True)])
+
+
+def _product(matrix, vector):
+    """Rows of the matrix times the vector; both as rows of pixels."""
+    return [sum(m * v for m, v in zip(row, vector, strict=True)) for row in matrix]
+
+
+def _least(rows):
+    out = rows[0]
+    for row in rows[1:]:
+        out = jnp.minimum(out, row)
+    return out
+
+
+def _inverse(matrix, free):
+    """Inverse of the free block by symmetric sweeps, after scaling it to a unit diagonal."""
+    n, info = len(matrix), jnp.finfo(matrix.dtype)
+    scale = [
+        jnp.where(f, jax.lax.rsqrt(jnp.maximum(matrix[a, a], info.tiny)), 0.0)
+        for a, f in enumerate(free)
+    ]
+    swept = [
+        [
+            jnp.ones_like(scale[a]) if a == b else matrix[a, b] * scale[a] * scale[b]
+            for b in range(n)
+        ]
+        for a in range(n)
+    ]
+    for i in range(n):
+        pivot = jnp.maximum(swept[i][i], info.eps)
+        row = [x / pivot for x in swept[i]]
+        swept = [
+            [
+                -1 / pivot
+                if a == b == i
+                else row[b]
+                if a == i
+                else row[a]
+                if b == i
+                else swept[a][b] - swept[a][i] * row[b]
+                for b in range(n)
+            ]
+            for a in range(n)
+        ]
+    return [[-swept[a][b] * scale[a] * scale[b] for b in range(n)] for a in range(n)]

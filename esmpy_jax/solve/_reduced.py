@@ -1,0 +1,179 @@
+"""The quadratic model of the objective as a function of W, with H eliminated."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from .._types import Abundances, Endmembers, Scalar, Weights
+from ..objective import exposure_or_one, pairs
+from ._solver import Problem
+
+#: Pixels whose share of the Schur complement is computed at once.
+_CHUNK = 2048
+
+
+class Reduced(eqx.Module):
+    """`g'd + d'S d / 2` in the entries of W, scaled by the metric of the multiplicative update.
+
+    In that metric the curvature of the likelihood without H is at most about one, which makes the
+    damping and the smallest curvature that is believed numbers without a unit.
+    """
+
+    gradient: Float[Array, " entry"]
+    values: Float[Array, " entry"]  # eigenvalues of the scaled S
+    vectors: Float[Array, "entry entry"]
+    metric: Float[Array, " entry"]  # dW = metric * d
+    lower: Float[Array, " entry"]  # d >= lower
+    free: Bool[Array, " entry"]
+    cross: Float[Array, "column phase_or_1 phase pixel"]
+    linear: Float[Array, "column phase_or_1 pixel"]
+    abundances: Abundances
+
+    def step(self, damping: Scalar) -> tuple[Weights, Scalar]:
+        """The step of W for a damping, and the decrease of the damped model in nats."""
+        n_entries = len(self.gradient)
+        values = jnp.maximum(jnp.abs(self.values), _least(self.values.dtype)) + damping
+        matrix = (self.vectors * values[None, :]) @ self.vectors.T
+        both = self.free[:, None] & self.free[None, :]
+        matrix = jnp.where(both, matrix, jnp.eye(n_entries, dtype=matrix.dtype))
+        scaled = box_minimum(matrix, self.gradient, self.lower, self.free)
+        decrease = -(scaled @ (self.gradient + 0.5 * matrix @ scaled))
+        return (self.metric * scaled).reshape(len(self.cross), -1), decrease
+
+    def coupling(self, move: Weights) -> Float[Array, "phase pixel"]:
+        """C'dW: the change of the gradient of H that a step of W makes."""
+        h = self.abundances
+        if self.cross.shape[1] == 1:
+            mixed = jnp.einsum("jap,jp->ap", self.cross[:, 0], _dot(move, h))
+            return mixed + _dot(move.T, self.linear[:, 0])
+        mixed = jnp.einsum("jbap,jb,bp->ap", self.cross, move, h, precision="highest")
+        return mixed + jnp.einsum("jap,ja->ap", self.linear, move, precision="highest")
+
+
+def _least(dtype) -> float:
+    """The smallest curvature that is told from rounding."""
+    return 1e-9 if dtype == jnp.float64 else 1e-6
+
+
+def reduce_to_weights(
+    problem: Problem,
+    endmembers: Endmembers,
+    weights: Weights,
+    abundances: Abundances,
+    change: Float[Array, "phase pixel"],
+    inverse: Float[Array, "phase phase pixel"],
+    scale_free: Bool[Array, " phase"],
+) -> Reduced:
+    """Eliminate H, which would move by `change` if W stayed and reacts to W by -K C'dW.
+
+    - `inverse`: K of each pixel.
+    - `scale_free`: phases whose scale nothing fixes; a term is added that does.
+    """
+    counts, basis = problem.counts, problem.basis
+    exposure = exposure_or_one(counts)[0]
+    n_columns, n_phases = weights.shape
+    sums = jnp.broadcast_to(basis.column_sums, weights.shape)
+    dose = (abundances * exposure[None, :]).sum(1)
+    first, second = counts.channel_moments(endmembers, abundances)
+    slope = sums * dose[None, :] - basis.back_project(first)
+
+    matrix = basis.matrix if basis.depends_on_phase else basis.matrix[None]
+    flat = jnp.moveaxis(matrix, 0, -1).reshape(basis.n_channels, -1)  # (channel, column × b)
+    single, cross = counts.cross_pass(endmembers, abundances, flat)
+    shape = (n_columns, len(matrix))
+    cross = cross.reshape(*shape, n_phases, -1)
+    linear = basis.column_sums[:, :, None] * exposure[None, None, :] - single.reshape(*shape, -1)
+
+    hessian = _own_block(matrix, second, n_phases)
+    lost, from_pixels = _schur(cross, linear, abundances, change, inverse)
+    gradient = slope.ravel() + from_pixels
+    gauge = jnp.where(scale_free, dose, 0.0)
+    gauge = jnp.einsum("ja,lb,ab,a->jalb", sums, sums, jnp.eye(n_phases, dtype=sums.dtype), gauge)
+    hessian = hessian - lost + gauge.reshape(hessian.shape)
+    hessian = 0.5 * (hessian + hessian.T)
+
+    floor = 1e-3 * (sums * weights).sum(0, keepdims=True) / n_columns
+    stiffness = sums**2 * dose[None, :]
+    metric = (sums * weights + floor) / jnp.maximum(stiffness, jnp.finfo(sums.dtype).tiny)
+    known = stiffness <= 0
+    if problem.fixed_weights is not None:
+        known = known | problem.fixed_weights.mask
+    free = ~known.ravel() & ~((weights.ravel() <= 0) & (gradient > 0))
+    root = jnp.where(free, jnp.sqrt(metric.ravel()), 0.0)
+    scaled = hessian * root[:, None] * root[None, :]
+    scaled = scaled + jnp.diag(jnp.where(free, 0.0, 1.0))
+    values, vectors = jnp.linalg.eigh(scaled)
+    lower = -weights.ravel() / jnp.where(free, root, 1.0)
+    return Reduced(gradient * root, values, vectors, root, lower, free, cross, linear, abundances)
+
+
+def box_minimum(
+    matrix: Float[Array, "entry entry"],
+    gradient: Float[Array, " entry"],
+    lower: Float[Array, " entry"],
+    free: Bool[Array, " entry"],
+    sweeps: int = 12,
+) -> Float[Array, " entry"]:
+    """`argmin g'd + d'S d / 2` with d >= lower <= 0, and d = 0 where not free.
+
+    Primal–dual active sets (Hintermüller, Ito & Kunisch, SIAM J. Optim. 13 (2002) 865). They may
+    cycle; what is left of a violation is cut off, and the caller tests the step.
+    """
+    diagonal = jnp.eye(len(gradient), dtype=matrix.dtype)
+
+    def sweep(_, state):
+        bound, _ = state
+        inside = free & ~bound
+        both = inside[:, None] & inside[None, :]
+        base = jnp.where(free & bound, lower, 0.0)
+        right = jnp.where(inside, -(gradient + matrix @ base), base)
+        factor = jnp.linalg.cholesky(jnp.where(both, matrix, diagonal))
+        d = jax.scipy.linalg.cho_solve((factor, True), right)
+        price = gradient + matrix @ d
+        return jnp.where(bound, price > 0, d < lower) & free, d
+
+    start = free & (lower >= 0) & (gradient > 0)
+    _, d = jax.lax.fori_loop(0, sweeps, sweep, (start, jnp.zeros_like(gradient)))
+    return jnp.where(free, jnp.maximum(d, lower), 0.0)
+
+
+def _own_block(matrix, second, n_phases):
+    """The Hessian in W with H held: `sum_c G_j G_l B_ab` as (entry, entry)."""
+    n_columns = matrix.shape[-1]
+    out = jnp.zeros((n_columns, n_phases, n_columns, n_phases), second.dtype)
+    for i, (a, b) in enumerate(pairs(n_phases)):
+        left, right = matrix[min(a, len(matrix) - 1)], matrix[min(b, len(matrix) - 1)]
+        block = _dot((left * second[:, i : i + 1]).T, right)
+        out = out.at[:, a, :, b].set(block).at[:, b, :, a].set(block.T)
+    return out.reshape(n_columns * n_phases, -1)
+
+
+def _schur(cross, linear, abundances, change, inverse):
+    """`sum_p C K C'` and `sum_p C dH`, some pixels at a time; C is never stored for all."""
+    n_columns, _, n_phases, n_pixels = cross.shape
+    chunk = min(_CHUNK, n_pixels)
+    missing = -n_pixels % chunk
+    eye = jnp.eye(n_phases, dtype=cross.dtype)[:, None, :, None]  # (a, 1, b, 1)
+
+    def cut(x):
+        padded = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)])
+        return jnp.moveaxis(padded.reshape(*x.shape[:-1], -1, chunk), -2, 0)
+
+    def add(sums, part):
+        u, v, h, d, k = part
+        c = [u[:, :, a] * h[None] + eye[a] * v for a in range(n_phases)]
+        c = [x.reshape(n_columns * n_phases, chunk) for x in c]
+        t = [sum(x * k[a, b][None] for a, x in enumerate(c)) for b in range(n_phases)]
+        left, right = (jnp.concatenate(x, 1) for x in (c, t))
+        new = _dot(left, right.T), _dot(left, d.ravel())
+        return tuple(s + n for s, n in zip(sums, new, strict=True)), None
+
+    n = n_columns * n_phases
+    zeros = jnp.zeros((n, n), cross.dtype), jnp.zeros(n, cross.dtype)
+    parts = tuple(cut(x) for x in (cross, linear, abundances, change, inverse))
+    return jax.lax.scan(add, zeros, parts)[0]
+
+
+def _dot(left, right):
+    return jnp.matmul(left, right, precision="highest")
