@@ -23,3 +23,4 @@ from ._regularisers import LaplacianSmoothness as LaplacianSmoothness
 from ._regularisers import LogSparsity as LogSparsity
 from ._regularisers import NoRegulariser as NoRegulariser
 from ._regularisers import SumOf as SumOf
+from ._total_variation import TotalVariation as TotalVariation
