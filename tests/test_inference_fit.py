@@ -142,9 +142,7 @@ def test_the_same_key_gives_the_same_solution(image, model):
     [
         (
             ej.SumToOneAbundances(),
-            ej.SumOf(
-                (ej.LogSparsity(0.1), ej.LaplacianSmoothness(1.0), ej.TotalVariation(0.2))
-            ),
+            ej.SumOf((ej.LogSparsity(0.1), ej.LaplacianSmoothness(1.0), ej.TotalVariation(0.2))),
         ),
         (ej.SumToOneWeights(), None),
     ],
