@@ -31,6 +31,7 @@ from .objective import SumOf as SumOf
 from .objective import SumToOneAbundances as SumToOneAbundances
 from .objective import SumToOneShares as SumToOneShares
 from .objective import SumToOneWeights as SumToOneWeights
+from .objective import TotalVariation as TotalVariation
 from .objective import Unconstrained as Unconstrained
 from .objective import as_counts as as_counts
 from .objective import counts_from_coo as counts_from_coo
