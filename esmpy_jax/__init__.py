@@ -2,6 +2,7 @@
 
 from . import atomic as atomic
 from . import plot as plot
+from . import sharding as sharding
 from . import simulate as simulate
 from ._basis import Basis as Basis
 from ._basis import Column as Column

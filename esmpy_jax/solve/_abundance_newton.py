@@ -33,7 +33,7 @@ class LocalModel(eqx.Module):
         change: Float[Array, "phase pixel"],
         to_zero: Bool[Array, "phase pixel"] | bool = False,
     ) -> Abundances:
-        """`abundances + change`, sums kept; an entry loses at most nine tenths, or all `to_zero`."""
+        """`abundances + change`, sums kept; entries lose at most nine tenths, or all `to_zero`."""
         floor = jnp.where(to_zero, 0.0, 0.1 * abundances)
         new = jnp.maximum(abundances + change, floor)
         new = jnp.where(self.free, new, abundances)
