@@ -53,11 +53,14 @@ from .solve import AbstractSolver as AbstractSolver
 from .solve import AbstractStart as AbstractStart
 from .solve import AbundanceUpdate as AbundanceUpdate
 from .solve import BinnedStart as BinnedStart
+from .solve import BlockMirrorDescent as BlockMirrorDescent
 from .solve import Factorisation as Factorisation
 from .solve import Fixed as Fixed
 from .solve import GivenStart as GivenStart
 from .solve import MultiplicativeUpdate as MultiplicativeUpdate
 from .solve import NNDSVDStart as NNDSVDStart
+from .solve import ProjectedGradient as ProjectedGradient
+from .solve import QuadraticSurrogate as QuadraticSurrogate
 from .solve import RandomStart as RandomStart
 from .solve import VertexStart as VertexStart
 from .solve import factorise as factorise
