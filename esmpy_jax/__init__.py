@@ -51,6 +51,7 @@ from .physics import take_off_angle as take_off_angle
 from .solve import RESULTS as RESULTS
 from .solve import AbstractSolver as AbstractSolver
 from .solve import AbstractStart as AbstractStart
+from .solve import AbundanceNewton as AbundanceNewton
 from .solve import AbundanceUpdate as AbundanceUpdate
 from .solve import BinnedStart as BinnedStart
 from .solve import BlockMirrorDescent as BlockMirrorDescent
@@ -62,6 +63,7 @@ from .solve import NNDSVDStart as NNDSVDStart
 from .solve import ProjectedGradient as ProjectedGradient
 from .solve import QuadraticSurrogate as QuadraticSurrogate
 from .solve import RandomStart as RandomStart
+from .solve import VariableProjectionNewton as VariableProjectionNewton
 from .solve import VertexStart as VertexStart
 from .solve import factorise as factorise
 from .solve import update_abundances as update_abundances
