@@ -11,6 +11,13 @@ from jaxtyping import Array, Float, Integer, Num
 #: What an overflow block costs beside its slots, in slots: it is gathered and added to its owner.
 _BLOCK_COST = 6
 
+#: Slots that are summed together; lengths are multiples of it. A few rows of that many slots stay
+#: in a processor's nearest cache, and are enough to keep its arithmetic busy.
+_CHUNK = 4
+
+#: One array for each phase.
+Rows = Sequence[Float[Array, " row"]]
+
 
 class Slots(eqx.Module):
     """Counts side by side: `value[s, r]` counts that belong to index `partner[s, r]`.
@@ -23,29 +30,87 @@ class Slots(eqx.Module):
 
     def reduce(
         self,
-        own_rows: Sequence[Float[Array, " row"]],
-        extra_rows: Sequence[Float[Array, " row"]],
-        other: Float[Array, "term partner"],
+        own: Rows,
+        extra: Rows,
+        other: Float[Array, "phase partner"],
+        weights: Callable,
         terms: Callable,
         n_terms: int,
         largest: bool,
     ) -> list[Float[Array, " row"]]:
-        """Sum (or take the largest of) the terms of each row, slot by slot."""
+        """The terms of each row, summed over its slots (or the largest of them)."""
+        if n_terms == 1:
+            return self._one_by_one(own, extra, other, weights, terms, largest)
+
+        def body(sums, part):
+            rows, made = _made(part, own, other, weights)
+            new = terms(made, rows, [row[None, :] for row in extra])
+            return tuple(s + t for s, t in zip(sums, _summed(new), strict=True)), None
+
+        zeros = (jnp.zeros(self.value.shape[1], other.dtype),) * n_terms
+        return list(jax.lax.scan(body, zeros, self._chunks())[0])
+
+    def _one_by_one(self, own, extra, other, weights, terms, largest):
+        """A single term needs nothing in store, and goes slot by slot in one vectorised loop."""
         join = jnp.maximum if largest else jnp.add
 
-        def body(sums, slot):
+        def body(total, slot):
             partner, value = slot
             rows = [jnp.take(row, partner, mode="clip") for row in other]
-            model = sum(a * b for a, b in zip(own_rows, rows, strict=False))
-            new = terms(value.astype(other.dtype), model, rows, extra_rows)
-            return tuple(join(s, t) for s, t in zip(sums, new, strict=True)), None
+            model = sum(a * b for a, b in zip(own, rows, strict=True))
+            made = weights(value.astype(other.dtype), model)
+            return join(total, terms(made, rows, extra)[0]), None
 
         zeros = jnp.zeros(self.value.shape[1], other.dtype)
-        return list(jax.lax.scan(body, (zeros,) * n_terms, (self.partner, self.value))[0])
+        return [jax.lax.scan(body, zeros, (self.partner, self.value))[0]]
+
+    def reduce_outer(
+        self,
+        own: Rows,
+        other: Float[Array, "phase partner"],
+        weights: Callable,
+        terms: Callable,
+        table: Float[Array, "column partner"],
+    ) -> Float[Array, "column term row"]:
+        """The products of every term with every column of the table, summed over the slots."""
+
+        def body(sums, part):
+            rows, made = _made(part, own, other, weights)
+            new = jax.lax.optimization_barrier(terms(made, rows, ()))
+
+            def column(_, values):
+                at = jnp.take(values, part[0], mode="clip")
+                return _, jnp.stack(_summed([t * at for t in new]))
+
+            return sums + jax.lax.scan(column, None, table)[1], None
+
+        shape = len(table), len(other) + 1, self.value.shape[1]
+        return jax.lax.scan(body, jnp.zeros(shape, other.dtype), self._chunks())[0]
+
+    def _chunks(self):
+        return tuple(x.reshape(-1, _CHUNK, x.shape[1]) for x in (self.partner, self.value))
 
     def totals(self) -> Integer[Array, " row"]:
         """Counts of each row."""
         return self.value.astype(jnp.int32).sum(0)
+
+
+def _made(part, own, other, weights):
+    """Rows of `other` at some slots, and the weights there, held in store.
+
+    The compiler would otherwise compute gathers and quotients again for each of the sums.
+    """
+    partner, value = part
+    rows = [jnp.take(row, partner, mode="clip") for row in other]
+    model = sum(a[None, :] * b for a, b in zip(own, rows, strict=True))
+    return rows, jax.lax.optimization_barrier(weights(value.astype(other.dtype), model))
+
+
+def _summed(terms):
+    """The sums of several terms over the slots in one loop, so that what they share is shared."""
+    zeros = [jnp.zeros((), terms[0].dtype)] * len(terms)
+    add = lambda a, b: [x + y for x, y in zip(a, b, strict=True)]  # noqa: E731
+    return jax.lax.reduce(terms, zeros, add, (0,))
 
 
 class Blocks(eqx.Module):
@@ -104,30 +169,50 @@ class Blocks(eqx.Module):
     def accumulate(
         self,
         own: Float[Array, "phase owner"],
-        other: Float[Array, "row partner"],
+        other: Float[Array, "phase partner"],
+        weights: Callable,
         terms: Callable,
         n_terms: int,
         *,
         extra: Float[Array, "row owner"] | None = None,
         largest: bool = False,
     ) -> Float[Array, "term owner"]:
-        """Sum (or take the largest of) `terms(counts, model, rows, extra)` over each owner.
+        """Sum (or, for a single term, take the largest of) some terms over each owner's counts.
 
-        The model is made of the rows of `own` and the first rows of `other`. `terms` gives a list
-        of `n_terms` rows; all are summed in one loop that visits a count once and stores nothing
-        per count.
+        `weights(counts, model)` makes what all terms share, a tuple of arrays; `terms(weights,
+        rows, extra)` makes `n_terms` arrays of it and of the rows of `other`. A few numbers a row
+        are in store at any time, none for every count.
         """
-        extra = own[:0] if extra is None else extra
-        sums = self.first.reduce(own, extra, other, terms, n_terms, largest)
+        extra_rows = [] if extra is None else list(extra)
+        rest = other, weights, terms, n_terms, largest
+        sums = self.first.reduce(list(own), extra_rows, *rest)
         if not self.owner.size:
             return jnp.stack(sums)
-        there = [[jnp.take(row, self.owner, mode="clip") for row in x] for x in (own, extra)]
-        beyond = self.overflow.reduce(*there, other, terms, n_terms, largest)
+        beyond = self.overflow.reduce(self._at_owner(own), self._at_owner(extra_rows), *rest)
         combine = jax.ops.segment_max if largest else jax.ops.segment_sum
         join = jnp.maximum if largest else jnp.add
         return jnp.stack(
             [join(s, self._to_owners(combine, b)) for s, b in zip(sums, beyond, strict=True)]
         )
+
+    def accumulate_outer(
+        self,
+        own: Float[Array, "phase owner"],
+        other: Float[Array, "phase partner"],
+        weights: Callable,
+        terms: Callable,
+        table: Float[Array, "column partner"],
+    ) -> Float[Array, "column term owner"]:
+        """As `accumulate`, for the products of every term with every column of a table."""
+        sums = self.first.reduce_outer(list(own), other, weights, terms, table)
+        if not self.owner.size:
+            return sums
+        beyond = self.overflow.reduce_outer(self._at_owner(own), other, weights, terms, table)
+        flat = beyond.reshape(-1, beyond.shape[-1]).T
+        return sums + self._to_owners(jax.ops.segment_sum, flat).T.reshape(sums.shape)
+
+    def _at_owner(self, rows) -> list[Float[Array, " block"]]:
+        return [jnp.take(row, self.owner, mode="clip") for row in rows]
 
     def _to_owners(self, combine, row) -> Num[Array, " owner"]:
         return combine(row, self.owner, self.n_owners, indices_are_sorted=True)
@@ -161,10 +246,10 @@ def block_lengths(number: np.ndarray) -> tuple[int, int]:
 
     - `number`: of nonzero counts of each owner.
     """
-    ladder = [2**i + 2 ** (i - 1) * half for i in range(2, 12) for half in (0, 1)]
+    ladder = [4, *(2**i + 2 ** (i - 1) * half for i in range(3, 12) for half in (0, 1))]
     best = None
     for length in ladder:
-        block = int(np.clip(length // 4, 4, 64))
+        block = int(np.clip(length // 16 * 4, 4, 64))
         blocks = (-(-np.maximum(number - length, 0) // block)).sum()
         cost = length * len(number) + (block + _BLOCK_COST) * blocks
         if best is None or cost < best[0]:

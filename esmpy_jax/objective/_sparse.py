@@ -1,17 +1,12 @@
 """Counts of which only the nonzero ones are stored."""
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from ._blocks import Blocks
 from ._counts import AbstractCounts, log_ratio_term, log_term, pairs, ratio, relative
-
-#: Columns of a cross pass that are summed in one loop over the counts; more would ask for more
-#: memory than a cache holds.
-_TOGETHER = 16
 
 
 class SparseCounts(AbstractCounts):
@@ -52,54 +47,42 @@ class SparseCounts(AbstractCounts):
         return True
 
     def pixel_pass(self, endmembers, abundances):
-        return self.by_pixel.accumulate(abundances, endmembers.T, _first, len(abundances))
+        return self.by_pixel.accumulate(abundances, endmembers.T, _ratio, _first, len(abundances))
 
     def channel_pass(self, endmembers, abundances):
-        return self.by_channel.accumulate(endmembers.T, abundances, _first, len(abundances)).T
+        return self.by_channel.accumulate(
+            endmembers.T, abundances, _ratio, _first, len(abundances)
+        ).T
 
     def log_pass(self, endmembers, abundances):
-        return self.by_pixel.accumulate(abundances, endmembers.T, _log, 1)[0]
+        return self.by_pixel.accumulate(abundances, endmembers.T, _log, _weight, 1)[0]
 
     def log_ratio_pass(self, endmembers, abundances):
-        return self.by_pixel.accumulate(abundances, endmembers.T, _log_ratio, 1)[0]
+        return self.by_pixel.accumulate(abundances, endmembers.T, _log_ratio, _weight, 1)[0]
 
     def pixel_moments(self, endmembers, abundances):
+        n = len(abundances)
         sums = self.by_pixel.accumulate(
-            abundances, endmembers.T, _first_and_second, _n_moments(abundances)
+            abundances, endmembers.T, _ratios, _first_and_second, n + len(pairs(n))
         )
-        return sums[: len(abundances)], sums[len(abundances) :]
+        return sums[:n], sums[n:]
 
     def channel_moments(self, endmembers, abundances):
-        n_terms = _n_moments(abundances)
-        sums = self.by_channel.accumulate(endmembers.T, abundances, _first_and_second, n_terms)
-        return sums[: len(abundances)].T, sums[len(abundances) :].T
+        n = len(abundances)
+        sums = self.by_channel.accumulate(
+            endmembers.T, abundances, _ratios, _first_and_second, n + len(pairs(n))
+        )
+        return sums[:n].T, sums[n:].T
 
     def cross_pass(self, endmembers, abundances, spectra):
-        n_phases, n_columns = len(abundances), spectra.shape[1]
-
-        def terms(value, model, rows, _):
-            shares = [relative(row, model) for row in rows[:n_phases]]
-            weights = [ratio(value, model), *(ratio(value, model) * s for s in shares)]
-            return [w * row for row in rows[n_phases:] for w in weights]
-
-        def some(columns):
-            rows = jnp.concatenate([endmembers.T, columns])
-            return self.by_pixel.accumulate(abundances, rows, terms, together * (n_phases + 1))
-
-        together = min(_TOGETHER, n_columns)
-        groups = -(-n_columns // together)
-        padded = jnp.pad(spectra.T, ((0, groups * together - n_columns), (0, 0)))
-        sums = jax.lax.map(some, padded.reshape(groups, together, -1))
-        sums = sums.reshape(groups * together, n_phases + 1, -1)[:n_columns]
+        sums = self.by_pixel.accumulate_outer(
+            abundances, endmembers.T, _ratios, _one_and_first, spectra.T
+        )
         return sums[:, 0], sums[:, 1:]
 
     def steepest_drop(self, endmembers, abundances, change):
-        def terms(value, model, rows, change):
-            moved = sum(d * row for d, row in zip(change, rows, strict=True))
-            return [jnp.where(value > 0, relative(-moved, model), 0.0)]
-
         return self.by_pixel.accumulate(
-            abundances, endmembers.T, terms, 1, extra=change, largest=True
+            abundances, endmembers.T, _counted, _drop, 1, extra=change, largest=True
         )[0]
 
     def sum_spectrum(self):
@@ -112,25 +95,54 @@ class SparseCounts(AbstractCounts):
         return self.by_pixel.to_triplets()
 
 
-def _n_moments(abundances):
-    return len(abundances) + len(pairs(len(abundances)))
+# what the terms of a pass share
 
 
-def _first(value, model, rows, _):
-    scaled = ratio(value, model)
-    return [scaled * row for row in rows]
+def _ratio(value, model):
+    return (ratio(value, model),)
 
 
-def _first_and_second(value, model, rows, _):
-    shares = [relative(row, model) for row in rows]
-    return [value * s for s in shares] + [
-        value * shares[a] * shares[b] for a, b in pairs(len(rows))
-    ]
+def _ratios(value, model):
+    """Y / X and 1 / X, whose products with D stay finite where those of Y / X² would not."""
+    return ratio(value, model), relative(jnp.ones_like(model), model)
 
 
-def _log(value, model, rows, _):
-    return [log_term(value, model)]
+def _log(value, model):
+    return (log_term(value, model),)
 
 
-def _log_ratio(value, model, rows, _):
-    return [log_ratio_term(value, model)]
+def _log_ratio(value, model):
+    return (log_ratio_term(value, model),)
+
+
+def _counted(value, model):
+    return value > 0, model
+
+
+# the terms, of the shared weights and of the rows of D or H
+
+
+def _weight(weights, rows, _):
+    return [weights[0]]
+
+
+def _first(weights, rows, _):
+    return [weights[0] * row for row in rows]
+
+
+def _first_and_second(weights, rows, _):
+    scaled, inverse = weights
+    shares = [inverse * row for row in rows]
+    first = [scaled * row for row in rows]
+    return first + [first[a] * shares[b] for a, b in pairs(len(rows))]
+
+
+def _one_and_first(weights, rows, _):
+    scaled, inverse = weights
+    return [scaled, *(scaled * (inverse * row) for row in rows)]
+
+
+def _drop(weights, rows, change):
+    counted, model = weights
+    moved = sum(d * row for d, row in zip(change, rows, strict=True))
+    return [jnp.where(counted, relative(-moved, model), 0.0)]
