@@ -51,12 +51,15 @@ from .solve import AbstractSolver as AbstractSolver
 from .solve import AbstractStart as AbstractStart
 from .solve import AbundanceUpdate as AbundanceUpdate
 from .solve import BinnedStart as BinnedStart
+from .solve import ExtrapolatedUpdate as ExtrapolatedUpdate
 from .solve import Factorisation as Factorisation
 from .solve import Fixed as Fixed
 from .solve import GivenStart as GivenStart
+from .solve import JointMultiplicativeUpdate as JointMultiplicativeUpdate
 from .solve import MultiplicativeUpdate as MultiplicativeUpdate
 from .solve import NNDSVDStart as NNDSVDStart
 from .solve import RandomStart as RandomStart
+from .solve import SquaremUpdate as SquaremUpdate
 from .solve import VertexStart as VertexStart
 from .solve import factorise as factorise
 from .solve import update_abundances as update_abundances

@@ -1,0 +1,313 @@
+"""Accelerated solvers: monotone and feasible in every combination, faster than plain updates."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from factor_problems import N_CHANNELS, N_COLUMNS, N_PHASES, Example, array_sizes
+
+from esmpy_jax.objective import (
+    LaplacianSmoothness,
+    LogSparsity,
+    NoRegulariser,
+    SumOf,
+    SumToOneAbundances,
+    SumToOneWeights,
+    Unconstrained,
+    as_counts,
+)
+from esmpy_jax.solve import (
+    ExtrapolatedUpdate,
+    Fixed,
+    JointMultiplicativeUpdate,
+    MultiplicativeUpdate,
+    Problem,
+    SquaremUpdate,
+)
+
+SOLVERS = {
+    "joint": JointMultiplicativeUpdate(),
+    "extrapolated": ExtrapolatedUpdate(),
+    "squarem": SquaremUpdate(inner=2),
+}
+CONSTRAINTS = {
+    "free": Unconstrained(),
+    "sum of H": SumToOneAbundances(),
+    "sum of W": SumToOneWeights(),
+}
+IN_COMPOSITION = [True, True, True, False, False]
+SCAN = (4, 5)
+
+#: constraint, storage, G by phase: every pair of values of two of them comes up.
+PROBLEMS = [
+    ("free", "sparse", False),
+    ("free", "dense", True),
+    ("sum of H", "dense", False),
+    ("sum of H", "sparse", True),
+    ("sum of W", "sparse", False),
+    ("sum of W", "dense", True),
+]
+
+
+def on_simplex(entries, mask):
+    """The entries outside the mask scaled so that every column sums to one."""
+    free = np.where(mask, 0.0, entries)
+    left = 1 - np.where(mask, entries, 0.0).sum(0)
+    return np.where(mask, entries, free * (left / free.sum(0)))
+
+
+def random_problem(seed, constraint, storage, by_phase):
+    """Counts, exposure, fixed entries, penalties and start, drawn; one program per combination.
+
+    The pattern of the sparse counts is always the same, with an empty pixel and channel.
+    """
+    rng = np.random.default_rng(seed)
+    pattern = np.random.default_rng(0).random((20, N_CHANNELS)) < 0.3
+    pattern[9], pattern[:, 5] = False, False
+    y = (1 + rng.poisson(10 ** rng.uniform(-1, 2), pattern.shape)) * pattern
+    y[rng.integers(20)] *= 20
+    y[0] = np.where(pattern[0], 5000, 0)  # always 16 bits
+    shape = (N_PHASES, N_CHANNELS, N_COLUMNS) if by_phase else (N_CHANNELS, N_COLUMNS)
+    matrix = (rng.random(shape) ** 4 + 1e-3) * 10 ** rng.uniform(-1, 1, (1, N_COLUMNS))
+    weights = rng.random((N_COLUMNS, N_PHASES)) + 0.01
+    abundances = rng.random((N_PHASES, 20)) + 0.01
+    weights[1, 0] = abundances[1, 3] = 0.0  # zeros stay
+    masks = [rng.random(x.shape) < rng.choice([0.0, 0.2]) for x in (weights, abundances)]
+    masks[0][0], masks[1][0] = False, False
+    for factor, mask in zip((weights, abundances), masks, strict=True):
+        factor[mask] *= 0.2
+    if constraint == "sum of H":
+        abundances = on_simplex(abundances, masks[1])
+    if constraint == "sum of W":
+        rows = np.array(IN_COMPOSITION)
+        weights[rows] = on_simplex(weights[rows], masks[0][rows])
+    regulariser = SumOf(
+        (LogSparsity(rng.choice([0.0, 0.5])), LaplacianSmoothness(rng.choice([0, 2.0])))
+    )
+    made = Example(y, matrix, weights, abundances, SCAN, 10 ** rng.uniform(-0.5, 0.5, 20))
+    fixed = [
+        Fixed(jnp.asarray(m), jnp.asarray(np.where(m, f, 0.0), float))
+        for m, f in zip(masks, (weights, abundances), strict=True)
+    ]
+    counts, basis = made.counts(storage), made.basis(IN_COMPOSITION)
+    return Problem(counts, basis, CONSTRAINTS[constraint], regulariser, *fixed), made
+
+
+@eqx.filter_jit
+def run(problem, solver, weights, abundances, steps):
+    """Factors, and parts of the objective, after every step."""
+
+    def step(carry, _):
+        w, h, state = solver.step(problem, *carry)
+        return (w, h, state), (w, h, problem.losses(w, h), problem.penalty(h))
+
+    start = (weights, abundances, solver.init(problem, weights, abundances))
+    return jax.lax.scan(step, start, None, length=steps)[1]
+
+
+def starts(made):
+    return jnp.asarray(made.weights, float), jnp.asarray(made.abundances, float)
+
+
+def check_feasible(problem, weights, abundances, tolerance):
+    """Finite, non-negative, fixed entries exact, sums at one; (step, row, column) each."""
+    for factor, fixed in (
+        (weights, problem.fixed_weights),
+        (abundances, problem.fixed_abundances),
+    ):
+        assert np.isfinite(factor).all()
+        assert factor.min() >= 0
+        mask = np.asarray(fixed.mask)
+        expected = np.broadcast_to(np.asarray(fixed.values)[mask], factor[:, mask].shape)
+        np.testing.assert_array_equal(factor[:, mask], expected)
+    if isinstance(problem.constraint, SumToOneAbundances):
+        np.testing.assert_allclose(abundances.sum(1), 1.0, rtol=tolerance)
+    if isinstance(problem.constraint, SumToOneWeights):
+        np.testing.assert_allclose(weights[:, np.array(IN_COMPOSITION)].sum(1), 1.0, rtol=tolerance)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize(("constraint", "storage", "by_phase"), PROBLEMS)
+def test_no_step_increases_the_objective_or_leaves_the_constraints(
+    solver, constraint, storage, by_phase, x64
+):
+    for seed in range(5):
+        problem, made = random_problem(seed, constraint, storage, by_phase)
+        w_0, h_0 = starts(made)
+        w, h, losses, penalties = run(problem, SOLVERS[solver], w_0, h_0, 40)
+        first = problem.losses(w_0, h_0)
+        losses = np.concatenate([first[None], losses])
+        penalties = np.concatenate([problem.penalty(h_0)[None], penalties])
+        rises = np.diff(losses, axis=0).sum(1) + np.diff(penalties)
+        size = float(problem.counts.pixel_totals().sum() + np.abs(losses).sum(1).max())
+        assert rises.max() <= 1e-13 * size
+        assert rises.sum() < -1.0  # it did something
+        check_feasible(problem, np.asarray(w), np.asarray(h), 1e-12)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_float32_loses_only_rounding(solver):
+    """Steps in float32 judged in float64: a rounding of each entry costs at most the counts."""
+    with jax.enable_x64(False):
+        problem, made = random_problem(3, "sum of H", "sparse", False)
+        w, h, *_ = run(problem, SOLVERS[solver], *starts(made), 40)
+        check_feasible(problem, np.asarray(w), np.asarray(h), 2e-6)
+    with jax.enable_x64(True):
+        exact, _ = random_problem(3, "sum of H", "sparse", False)
+        points = [(jnp.asarray(a, float), jnp.asarray(b, float)) for a, b in zip(w, h, strict=True)]
+        values = np.array([float(exact.objective(*p)) for p in points])
+        size = float(exact.counts.pixel_totals().sum()) + np.abs(values).max()
+    assert np.diff(values).max() <= 1e-6 * size
+    assert values[-1] < values[0] - 1
+
+
+def test_the_safeguard_is_needed_and_works(x64):
+    """Momentum starts anew on the way, and squared steps are refused: neither path is dead."""
+    restarts, refusals = 0, 0
+    for seed in range(3):
+        problem, made = random_problem(seed, "free", "sparse", False)
+        solver, squares = ExtrapolatedUpdate(), SquaremUpdate(inner=1)
+        w, h = starts(made)
+        carry, other = (w, h, solver.init(problem, w, h)), (w, h, squares.init(problem, w, h))
+        for _ in range(60):
+            carry, reach = one_step(solver, problem, *carry), other[-1].longest
+            restarts += float(carry[-1].inertia) == 1.0
+            other = one_step(squares, problem, *other)
+            refusals += float(other[-1].longest) < float(reach)
+    assert restarts > 0
+    assert refusals > 0
+
+
+@eqx.filter_jit
+def one_step(solver, problem, weights, abundances, state):
+    return solver.step(problem, weights, abundances, state)
+
+
+def test_joint_update_is_numpy_s(x64):
+    """Both factors from the ratio of the old ones, each phase keeping its counts."""
+    problem, made = random_problem(1, "free", "dense", False)
+    problem = Problem(problem.counts, problem.basis, Unconstrained(), NoRegulariser())
+    w, h, *_ = run(problem, JointMultiplicativeUpdate(), *starts(made), 1)
+    ratio = made.y.T / (made.endmembers() @ made.abundances)
+    sums = made.endmembers().sum(0)[:, None] * made.exposure
+    new_h = made.abundances * (made.endmembers().T @ ratio) / sums
+    shared = made.weights * (made.matrix.T @ ratio @ made.abundances.T)
+    new_w = shared / (made.matrix.sum(0)[:, None] * (new_h @ made.exposure))
+    np.testing.assert_allclose(h[0], new_h, rtol=1e-12)
+    np.testing.assert_allclose(w[0], new_w, rtol=1e-12)
+    # it ends in the minimum over both factors: every phase stands for the counts it was given
+    counts = (made.matrix.sum(0) @ new_w) * (new_h @ made.exposure)
+    np.testing.assert_allclose(counts, shared.sum(0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("constraint", CONSTRAINTS)
+def test_fixed_points_of_the_plain_updates_stay(solver, constraint, precision):
+    """Whole-numbered counts that a model explains without remainder: every ratio is one."""
+    rng = np.random.default_rng(5)
+    matrix = rng.integers(0, 4, (N_CHANNELS, N_COLUMNS)).astype(float)
+    weights = rng.integers(1, 9, (N_COLUMNS, N_PHASES)).astype(float)
+    abundances = rng.integers(0, 9, (N_PHASES, 20)).astype(float)
+    if constraint == "sum of H":
+        weights, abundances = 4 * weights, rng.multinomial(4, [0.3, 0.3, 0.4], 20).T / 4
+    if constraint == "sum of W":
+        weights[np.array(IN_COMPOSITION)] = rng.multinomial(4, [0.3, 0.3, 0.4], N_PHASES).T / 4
+        abundances = 4 * abundances
+    y = np.rint((matrix @ weights @ abundances).T).astype(int)
+    made = Example(y, matrix, weights, abundances, SCAN)
+    problem = Problem(
+        made.counts("dense"), made.basis(IN_COMPOSITION), CONSTRAINTS[constraint], NoRegulariser()
+    )
+    w, h, *_ = run(problem, SOLVERS[solver], *starts(made), 5)
+    tolerance = {"float32": 1e-5, "float64": 1e-13}[precision]
+    np.testing.assert_allclose(w[-1], weights, rtol=tolerance)
+    np.testing.assert_allclose(h[-1], abundances, rtol=tolerance)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("smooth", [False, True])
+def test_the_same_optimum_where_there_is_only_one(solver, smooth, x64):
+    """W fixed: convex in H, and the plain updates find the optimum, if slowly."""
+    rng = np.random.default_rng(6)
+    weights = rng.random((N_COLUMNS, N_PHASES)) * 20
+    truth = rng.dirichlet(np.ones(N_PHASES), 20).T
+    matrix = rng.random((N_CHANNELS, N_COLUMNS)) ** 4 + 0.01
+    made = Example(np.zeros((20, N_CHANNELS), int), matrix, weights, truth, SCAN)
+    made.y = rng.poisson(made.model().T)
+    start = jnp.full((N_PHASES, 20), 1 / N_PHASES)
+    held = Fixed(jnp.ones(weights.shape, bool), jnp.asarray(weights))
+    regulariser = LaplacianSmoothness(3.0) if smooth else NoRegulariser()
+    constraint = SumToOneAbundances() if smooth else Unconstrained()
+    problem = Problem(made.counts("dense"), made.basis(), constraint, regulariser, held)
+    plain = run(problem, MultiplicativeUpdate(), jnp.asarray(weights), start, 2000)
+    w, h, losses, penalties = run(problem, SOLVERS[solver], jnp.asarray(weights), start, 800)
+    np.testing.assert_array_equal(w[-1], weights)
+    lowest = float(plain[2][-1].sum() + plain[3][-1])
+    assert float(losses[-1].sum() + penalties[-1]) == pytest.approx(lowest, abs=1e-3)
+    # where an abundance is zero the likelihood may be flat to first order
+    np.testing.assert_allclose(h[-1], plain[1][-1], atol=0.02)
+
+
+def spectrum_image(seed):
+    """12 × 12 pixels of three mixed phases with peaks on a background, 60 counts per pixel."""
+    rng = np.random.default_rng(seed)
+    channel = np.arange(60)[:, None]
+    peaks = np.exp(-0.5 * ((channel - rng.uniform(5, 55, 7)) / 1.5) ** 2)
+    matrix = np.concatenate([peaks, np.exp(-channel / 30)], 1)
+    matrix /= matrix.sum(0)
+    weights = np.concatenate([rng.dirichlet(np.full(7, 0.7), 3).T, np.full((1, 3), 0.3)]) * 45
+    truth = rng.dirichlet(np.full(3, 0.4), 144).T
+    made = Example(np.zeros((144, 60), int), matrix, weights, truth, (12, 12))
+    made.y = rng.poisson(made.model().T)
+    made.weights = rng.uniform(0.5, 1.5, weights.shape) * 6
+    made.abundances = on_simplex(rng.uniform(0.5, 1.5, truth.shape), np.zeros(truth.shape, bool))
+    return made
+
+
+@pytest.mark.parametrize("constraint", ["free", "sum of H"])
+def test_fewer_passes_than_the_plain_updates(constraint, x64):
+    """At as many passes over the counts both accelerated solvers are nearer to the optimum."""
+    solvers = SOLVERS | {"plain": MultiplicativeUpdate(), "squarem": SquaremUpdate()}
+    passes = {"plain": 2, "joint": 2, "extrapolated": 3, "squarem": 3 * (5 + 1) + 2}
+    gaps = []
+    for seed in range(4):
+        made = spectrum_image(seed)
+        problem = Problem(
+            made.counts("sparse"), made.basis(), CONSTRAINTS[constraint], NoRegulariser()
+        )
+        ends = {
+            name: end(problem, solver, *starts(made), 480 // passes[name])
+            for name, solver in solvers.items()
+        }
+        lowest = end(problem, ExtrapolatedUpdate(), *starts(made), 3000)
+        gaps.append({name: value - lowest for name, value in ends.items()})
+    print(gaps)
+    raise AssertionError
+
+
+@eqx.filter_jit
+def end(problem, solver, weights, abundances, steps):
+    """The objective after so many steps, which compile nothing new."""
+    start = (weights, abundances, solver.init(problem, weights, abundances))
+    w, h, _ = jax.lax.fori_loop(0, jnp.asarray(steps), lambda _, c: solver.step(problem, *c), start)
+    return problem.objective(w, h)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_sparse_steps_make_nothing_of_size_channel_times_pixel(solver):
+    rng = np.random.default_rng(3)
+    y = np.zeros((400, 500), int)
+    y[rng.integers(0, 400, 900), rng.integers(0, 500, 900)] = 1
+    counts = as_counts(y, scan_shape=(20, 20))
+    assert counts.is_sparse
+    basis = Example(y, rng.random((500, N_COLUMNS)), y, y, (20, 20)).basis(IN_COMPOSITION)
+    problem = Problem(counts, basis, SumToOneWeights(), LaplacianSmoothness(1.0))
+
+    def step(w, h):
+        return SOLVERS[solver].step(problem, w, h, SOLVERS[solver].init(problem, w, h))[:2]
+
+    sizes = [
+        size for size, _ in array_sizes(step, jnp.ones((N_COLUMNS, 3)) / 3, jnp.ones((3, 400)))
+    ]
+    assert max(sizes) < 0.05 * y.size
