@@ -26,10 +26,11 @@ class SquaremUpdate(AbstractSolver[_Reach]):
 
     with the step length a = ||r|| / ||v||, but at least 1, which gives W_2. The norms weigh each
     entry by the counts it stands for, the metric in which F is symmetric at an optimum. W is then
-    brought back to its constraint, H is started where it is at W_2 and lifted by twice a - 1 times
-    its own growth, and F makes the new point. It is taken where its objective is not above that of W_2; else W_2 is, and where that
-    is above W_0, too, one plain step. The longest a that is tried grows fourfold where it was
-    reached and the point taken, and shrinks as much where the point was refused.
+    brought back to its constraint, the H of W_2 is moved on with it, by 2 (a - 1) times its own
+    growth, and F makes the new point. It is taken where its objective is not above that of W_2;
+    else W_2 is, and where that is above W_0, too, one plain step. The longest a that is tried
+    grows fourfold where it was reached and the point taken, and shrinks as much where the point
+    was refused.
 
     A step is `3 inner + 3` passes over the counts and two looks at the objective. Logarithms keep
     zeros and fixed entries of W in place; none is brought below `least` of its value in W_2, as
@@ -51,8 +52,12 @@ class SquaremUpdate(AbstractSolver[_Reach]):
         return _Reach(jnp.ones((), weights.dtype), Objective.at(problem, weights, abundances))
 
     def step(self, problem, weights, abundances, state):
-        w_1, h_1 = self._mapped(problem, weights, abundances)
-        w_2, h_2 = self._mapped(problem, w_1, h_1)
+        def twice(point, _):
+            point = self._mapped(problem, *point)
+            return point, point
+
+        _, (w, h) = jax.lax.scan(twice, (weights, abundances), None, length=2)
+        (w_1, w_2), (h_1, h_2) = w, h
         length, ahead = _squared(problem, weights, w_1, w_2, h_1, state.longest)
         ahead = jnp.maximum(ahead, self.least * w_2)
         h_ahead = lifted(h_2, h_1, 2 * (length - 1))
