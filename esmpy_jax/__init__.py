@@ -55,14 +55,17 @@ from .solve import AbundanceNewton as AbundanceNewton
 from .solve import AbundanceUpdate as AbundanceUpdate
 from .solve import BinnedStart as BinnedStart
 from .solve import BlockMirrorDescent as BlockMirrorDescent
+from .solve import ExtrapolatedUpdate as ExtrapolatedUpdate
 from .solve import Factorisation as Factorisation
 from .solve import Fixed as Fixed
 from .solve import GivenStart as GivenStart
+from .solve import JointMultiplicativeUpdate as JointMultiplicativeUpdate
 from .solve import MultiplicativeUpdate as MultiplicativeUpdate
 from .solve import NNDSVDStart as NNDSVDStart
 from .solve import ProjectedGradient as ProjectedGradient
 from .solve import QuadraticSurrogate as QuadraticSurrogate
 from .solve import RandomStart as RandomStart
+from .solve import SquaremUpdate as SquaremUpdate
 from .solve import VariableProjectionNewton as VariableProjectionNewton
 from .solve import VertexStart as VertexStart
 from .solve import factorise as factorise

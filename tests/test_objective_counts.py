@@ -28,7 +28,7 @@ def image(seed=0, largest=200, shape=(4, 5, 9)):
 def test_counts_are_kept_exactly(storage, largest, kind):
     y = image(largest=largest, shape=(4, 5, 9)) if largest < 10**6 else np.array([[[0, largest]]])
     counts = as_counts(y, storage=storage)
-    stored = counts.by_pixel.value if isinstance(counts, SparseCounts) else counts.values  # pyright: ignore[reportAttributeAccessIssue]
+    stored = counts.by_pixel.first.value if isinstance(counts, SparseCounts) else counts.values  # pyright: ignore[reportAttributeAccessIssue]
     assert stored.dtype == kind
     assert counts.scan_shape == y.shape[:2]
     assert counts.is_sparse == (storage == "sparse")

@@ -1,7 +1,7 @@
 """Multiplicative updates: simple, monotone, applicable everywhere."""
 
 from ._solver import AbstractSolver
-from ._updates import update_abundances, update_weights
+from ._steps import step_abundances, step_weights
 
 
 class MultiplicativeUpdate(AbstractSolver[None]):
@@ -11,16 +11,8 @@ class MultiplicativeUpdate(AbstractSolver[None]):
         return None
 
     def step(self, problem, weights, abundances, state):
-        abundances = _updated_abundances(problem, weights, abundances)
-        weights = update_weights(
-            problem.counts,
-            problem.basis,
-            weights,
-            abundances,
-            constraint=problem.constraint,
-            fixed=problem.fixed_weights,
-        )
-        return weights, abundances, state
+        abundances = step_abundances(problem, weights, abundances)
+        return step_weights(problem, weights, abundances), abundances, state
 
 
 class AbundanceUpdate(AbstractSolver[None]):
@@ -32,16 +24,4 @@ class AbundanceUpdate(AbstractSolver[None]):
         return None
 
     def step(self, problem, weights, abundances, state):
-        return weights, _updated_abundances(problem, weights, abundances), state
-
-
-def _updated_abundances(problem, weights, abundances):
-    return update_abundances(
-        problem.counts,
-        problem.basis,
-        weights,
-        abundances,
-        constraint=problem.constraint,
-        regulariser=problem.regulariser,
-        fixed=problem.fixed_abundances,
-    )
+        return weights, step_abundances(problem, weights, abundances), state

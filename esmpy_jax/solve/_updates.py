@@ -92,9 +92,28 @@ def update_weights(
     composition rows of every phase sum to one and the other rows are free.
     """
     endmembers = basis.endmembers(weights)
+    numerator = weights * basis.back_project(counts.channel_pass(endmembers, abundances))
+    return minimise_weights(
+        counts, basis, numerator, weights, abundances, constraint=constraint, fixed=fixed
+    )
+
+
+def minimise_weights(
+    counts: AbstractCounts,
+    basis: Basis,
+    numerator: Weights,
+    weights: Weights,
+    abundances: Abundances,
+    *,
+    constraint: AbstractConstraint = Unconstrained(),
+    fixed: Fixed | None = None,
+) -> Weights:
+    """The minimiser over W of `sum(GWH) - sum(numerator log W)`, from the current `weights`.
+
+    `numerator` holds the counts that the majorisation gives to every entry, (column, phase).
+    """
     dose = (abundances * exposure_or_one(counts)).sum(1)
     denominator = jnp.broadcast_to(basis.column_sums * dose[None, :], weights.shape)
-    numerator = weights * basis.back_project(counts.channel_pass(endmembers, abundances))
     return _minimise(
         jnp.zeros_like(weights),
         denominator,
