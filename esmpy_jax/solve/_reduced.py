@@ -141,12 +141,13 @@ def box_minimum(
 def _own_block(matrix, second, n_phases):
     """The Hessian in W with H held: `sum_c G_j G_l B_ab` as (entry, entry)."""
     n_columns = matrix.shape[-1]
-    out = jnp.zeros((n_columns, n_phases, n_columns, n_phases), second.dtype)
-    for i, (a, b) in enumerate(pairs(n_phases)):
-        left, right = matrix[min(a, len(matrix) - 1)], matrix[min(b, len(matrix) - 1)]
-        block = _dot((left * second[:, i : i + 1]).T, right)
-        out = out.at[:, a, :, b].set(block).at[:, b, :, a].set(block.T)
-    return out.reshape(n_columns * n_phases, -1)
+    place = {pair: i for i, pair in enumerate(pairs(n_phases))}
+    index = [[place[min(a, b), max(a, b)] for b in range(n_phases)] for a in range(n_phases)]
+    both = second.T[jnp.array(index)]  # (a, b, channel)
+    left = jnp.broadcast_to(matrix, (n_phases, *matrix.shape[1:]))
+    weighted = left[:, None] * both[:, :, :, None]
+    block = jnp.einsum("abcj,bcl->jalb", weighted, left, precision="highest")
+    return block.reshape(n_columns * n_phases, -1)
 
 
 def _schur(cross, linear, abundances, change, inverse):

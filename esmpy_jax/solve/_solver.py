@@ -143,6 +143,7 @@ class _LoopState(eqx.Module):
     trace: Float[Array, " check"]
     won: Float[Array, " check"]  # decrease since the start, in nats
     remaining: Scalar
+    idle: Int[Array, ""]  # looks in a row at which the objective had not fallen
     step: Int[Array, ""]
     check: Int[Array, ""]
     result: RESULTS
@@ -163,6 +164,7 @@ def _start(problem, solver, weights, abundances, room):
         empty.at[0].set(losses.sum() + penalty),
         empty.at[0].set(0.0),
         jnp.full((), jnp.inf, losses.dtype),
+        jnp.array(0),
         jnp.array(0),
         jnp.array(0),
         RESULTS.max_steps_reached,
@@ -194,7 +196,8 @@ def _advance(problem, solver, state, until, tol):
         value = losses.sum() + penalty
         finite = jnp.isfinite(value) & jnp.isfinite(w).all()
         converged = remaining <= tol
-        stuck = told & jnp.isfinite(predicted) & ~(decrease > 0)
+        idle = jnp.where(decrease > 0, 0, state.idle + 1)
+        stuck = told & (idle >= 2)
         result = RESULTS.where(stuck, RESULTS.rounding, RESULTS.max_steps_reached)
         result = RESULTS.where(converged, RESULTS.successful, result)
         return _LoopState(
@@ -206,6 +209,7 @@ def _advance(problem, solver, state, until, tol):
             state.trace.at[check].set(value),
             won,
             remaining,
+            idle,
             state.step + n_steps,
             check,
             RESULTS.where(finite, result, RESULTS.nonfinite),

@@ -3,10 +3,10 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Int
 
 from .._types import Abundances, Scalar, Weights
-from ..objective import NoRegulariser, SumToOneAbundances, SumToOneWeights
+from ..objective import NoRegulariser, SumToOneAbundances, SumToOneWeights, pixel_losses
 from ._abundance_newton import local_model, newton_steps, series_limit
 from ._multiplicative import MultiplicativeUpdate
 from ._pixel_quadratics import product, projected_inverse
@@ -17,20 +17,17 @@ from ._solver import AbstractSolver, Problem
 class _State(eqx.Module):
     damping: Scalar  # of Levenberg, relative to the metric of the multiplicative update
     predicted: Scalar  # decrease in nats that the last step believed to be left
-    decrease: Scalar  # nats won by the last step
-    losses: Float[Array, " pixel"]  # at the current W and H
-    penalty: Scalar
-    warm: Bool[Array, ""]  # whether the multiplicative steps have been made
+    decrease: Scalar  # nats won by the last Newton step
+    due: Int[Array, ""]  # multiplicative updates before the next Newton step
 
 
 class _Trial(eqx.Module):
     weights: Weights
     abundances: Abundances
-    losses: Float[Array, " pixel"]
-    penalty: Scalar
     damping: Scalar
+    undamped: Scalar  # nats that the model would win without damping
     decrease: Scalar
-    number: Array
+    number: Int[Array, ""]
     accepted: Bool[Array, ""]
 
 
@@ -41,8 +38,8 @@ class VariableProjectionNewton(AbstractSolver[_State]):
     Schur complement `L - sum_p C_p K_p C_pᵀ` of the joint one, where K_p inverts pixel p's own
     block on its free entries. Some ten steps replace thousands of multiplicative updates, because
     W and H, which those move in turn, are strongly coupled (Golub & Pereyra, SIAM J. Numer. Anal.
-    10 (1973) 413, for the idea). A step is kept only if it lowers the objective; where none does, a
-    multiplicative update is made instead.
+    10 (1973) 413, for the idea). A step is kept only if it lowers the objective; where none does,
+    the next one begins with a multiplicative update.
 
     Handles sum-to-one on H, sum-to-one on W where that only fixes the scale, fixed entries, a G
     that depends on the phase, and any regulariser (by its separable surrogate, so that coupled
@@ -61,34 +58,30 @@ class VariableProjectionNewton(AbstractSolver[_State]):
 
     def init(self, problem, weights, abundances):
         dtype = abundances.dtype
-        return _State(
-            jnp.full((), 0.1, dtype),
-            jnp.full((), jnp.inf, dtype),
-            jnp.full((), jnp.inf, dtype),
-            problem.losses(weights, abundances),
-            problem.penalty(abundances),
-            jnp.array(self.warm_up == 0),
-        )
+        infinite = jnp.full((), jnp.inf, dtype)
+        return _State(jnp.full((), 0.1, dtype), infinite, infinite, jnp.array(self.warm_up))
 
     def step(self, problem, weights, abundances, state):
-        if not _only_scale(problem):
-            new = _multiplicative(problem, weights, abundances, 1)
-            return *new, _renewed(problem, *new, state, jnp.full_like(state.predicted, jnp.nan))
-        return jax.lax.cond(
-            state.warm,
-            lambda: self._newton(problem, weights, abundances, state),
-            lambda: self._warm(problem, weights, abundances, state),
+        multiplicative = MultiplicativeUpdate()
+        newton = _only_scale(problem)
+        weights, abundances = jax.lax.fori_loop(
+            0,
+            state.due if newton else 1,
+            lambda _, wh: multiplicative.step(problem, *wh, None)[:2],
+            (weights, abundances),
         )
+        if newton:
+            return self._newton(problem, weights, abundances, state)
+        unknown = jnp.full_like(state.predicted, jnp.nan)
+        return weights, abundances, eqx.tree_at(lambda s: s.predicted, state, unknown)
 
     def predicted_decrease(self, state):
         return state.predicted
 
-    def _warm(self, problem, weights, abundances, state):
-        new = _multiplicative(problem, weights, abundances, self.warm_up)
-        return *new, _renewed(problem, *new, state, jnp.full_like(state.predicted, jnp.inf))
-
     def _newton(self, problem, weights, abundances, state):
         endmembers = problem.basis.endmembers(weights)
+        losses = pixel_losses(problem.counts, endmembers, abundances)
+        penalty = problem.penalty(abundances)
         model, _ = local_model(problem, endmembers, abundances)
         best = model.minimum(abundances)
         change = best - abundances
@@ -100,78 +93,41 @@ class VariableProjectionNewton(AbstractSolver[_State]):
         )
 
         def attempt(trial):
-            move, model_decrease = reduced.step(trial.damping)
-            new = jnp.maximum(weights + move, 0.0)
-            follow = change - product(inverse, reduced.coupling(move))
+            dampings = jnp.stack([trial.damping, jnp.zeros_like(trial.damping)])
+            moves, from_model = jax.vmap(reduced.step)(dampings)
+            new = jnp.maximum(weights + moves[0], 0.0)
+            follow = change - product(inverse, reduced.coupling(moves[0]))
             maps = model.floored(abundances, follow)
             new, maps = _rescaled(problem, new, maps, scale_free)
             spectra = problem.basis.endmembers(new)
             maps = newton_steps(problem, spectra, maps, self.inner)
-            losses, penalty = problem.losses(new, maps), problem.penalty(maps)
-            decrease = (state.losses - losses).sum() + (state.penalty - penalty)
+            decrease = (losses - pixel_losses(problem.counts, spectra, maps)).sum()
+            decrease = decrease + (penalty - problem.penalty(maps))
             accepted = decrease > 0
-            predicted = from_pixels + model_decrease
+            predicted, undamped = from_pixels + from_model
             gain = jnp.minimum(decrease / jnp.maximum(predicted, 1e-30), 1.0)
             easier = jnp.clip(1 - (2 * gain - 1) ** 3, 0.1, 4.0)
             harder = jnp.where(trial.number < 2, 5.0, 20.0)
             damping = trial.damping * jnp.where(accepted, easier, harder)
-            return _Trial(
-                new,
-                maps,
-                losses,
-                penalty,
-                jnp.clip(damping, 1e-9, 1e3).astype(losses.dtype),
-                decrease,
-                trial.number + 1,
-                accepted,
-            )
+            damping = jnp.clip(damping, 1e-9, 1e3).astype(decrease.dtype)
+            number = trial.number + 1
+            return _Trial(new, maps, damping, undamped, decrease, number, accepted)
 
-        none = _Trial(
-            weights,
-            abundances,
-            state.losses,
-            state.penalty,
-            state.damping,
-            jnp.zeros_like(state.decrease),
-            jnp.array(0),
-            jnp.array(False),
+        none = jnp.zeros_like(state.decrease)
+        trial = jax.lax.while_loop(
+            lambda t: ~t.accepted & (t.number < self.trials),
+            attempt,
+            _Trial(weights, abundances, state.damping, none, none, jnp.array(0), jnp.array(False)),
         )
-        last = jax.lax.while_loop(lambda t: ~t.accepted & (t.number < self.trials), attempt, none)
-        predicted = from_pixels + reduced.step(jnp.zeros_like(last.damping))[1]
+        predicted = trial.undamped
         if not isinstance(problem.regulariser, NoRegulariser):
-            predicted = series_limit(predicted, last.decrease, state.decrease)
-
-        def keep():
-            kept = _State(
-                last.damping, predicted, last.decrease, last.losses, last.penalty, state.warm
-            )
-            return last.weights, last.abundances, kept
-
-        def instead():
-            new = _multiplicative(problem, weights, abundances, 1)
-            renewed = _renewed(problem, *new, state, predicted)
-            return *new, eqx.tree_at(lambda s: s.damping, renewed, last.damping)
-
-        return jax.lax.cond(last.accepted, keep, instead)
-
-
-def _multiplicative(problem, weights, abundances, steps):
-    solver = MultiplicativeUpdate()
-    return jax.lax.fori_loop(
-        0, steps, lambda _, wh: solver.step(problem, *wh, None)[:2], (weights, abundances)
-    )
-
-
-def _renewed(problem, weights, abundances, state, predicted):
-    losses, penalty = problem.losses(weights, abundances), problem.penalty(abundances)
-    return _State(
-        state.damping,
-        predicted,
-        (state.losses - losses).sum() + (state.penalty - penalty),
-        losses,
-        penalty,
-        jnp.array(True),
-    )
+            predicted = series_limit(predicted, trial.decrease, state.decrease)
+        kept = trial.accepted
+        return (
+            jnp.where(kept, trial.weights, weights),
+            jnp.where(kept, trial.abundances, abundances),
+            _State(trial.damping, predicted, trial.decrease, jnp.where(kept, 0, 1)),
+        )
 
 
 def _only_scale(problem: Problem) -> bool:
