@@ -71,7 +71,7 @@ def test_extension_reaches_beyond_the_pixels(x64):
     counts, basis, _ = scene()
     problem = problem_of(counts, basis)
     mean = np.asarray(VertexStart(0.0)(problem, 3, KEY)[0])
-    near, far = (np.asarray(VertexStart(e, steps=1)(problem, 3, KEY)[0]) for e in (1.0, 1.5))
+    near, far = (np.asarray(VertexStart(e)(problem, 3, KEY)[0]) for e in (1.0, 1.5))
 
     def shares(w):
         w = w * np.asarray(basis.matrix).sum(0)[:, None]

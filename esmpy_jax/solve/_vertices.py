@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check
-from ._abundance_newton import AbundanceNewton
 from ._initialise import AbstractStart, in_gauge, mean_weights
-from ._solver import Problem, solve
+from ._solver import Problem
 
 
 class VertexStart(AbstractStart):
@@ -19,14 +18,14 @@ class VertexStart(AbstractStart):
     from the mean is the first vertex and every next one has the largest residual to the span of
     those before (successive projection; Araújo et al., Chemom. Intell. Lab. Syst. 57 (2001) 65).
     W is the Poisson fit of the `average` pixels nearest to each vertex, moved away from the mean
-    by the factor `extension`, since the purest pixel is rarely pure.
+    by the factor `extension`, since the purest pixel is rarely pure. H is what each pixel's
+    features are made of, by least squares with the sum of the shares kept, without negative shares.
 
     Meant for binned images, where a pixel has some hundred counts or more.
     """
 
     extension: float = 1.0
     average: int = 4
-    steps: int = 20
 
     def __call__(self, problem, n_phases, key):
         counts, basis = problem.counts, problem.basis
@@ -38,20 +37,27 @@ class VertexStart(AbstractStart):
             f"Fewer than {n_phases} pixels hold counts; the image cannot carry that many phases.",
         )
         dose = totals.sum()
-        columns = []
+        centre = totals @ features / dose
+        columns, corners = [], []
         for vertex in _extreme(features, totals, n_phases):
             distance = ((features - features[vertex]) ** 2).sum(1)
             near = np.argsort(np.where(totals > 0, distance, np.inf))[: self.average]
-            columns.append(
-                _local_weights(counts, single, jnp.asarray(near)) * dose / totals[near].sum()
-            )
-        vertices = np.stack([np.asarray(c, float) for c in columns], 1)
+            local = _local_weights(counts, single, jnp.asarray(near))
+            columns.append(np.asarray(local, float) * dose / totals[near].sum())
+            corners.append(totals[near] @ features[near] / totals[near].sum())
+        vertices, corners = np.stack(columns, 1), np.stack(corners)
         mean = np.asarray(mean, float)[:, None]
         away = np.maximum(mean + self.extension * (vertices - mean), 1e-3 * mean + 1e-300)
-        even = jnp.full((n_phases, counts.n_pixels), 1.0 / n_phases)
-        start = in_gauge(problem, jnp.asarray(away, float), even)
-        fit = solve(problem, AbundanceNewton(), *start, max_steps=self.steps, tol=0.1)
-        return fit.weights, fit.abundances
+        shares = _shares(features, centre + self.extension * (corners - centre))
+        return in_gauge(problem, jnp.asarray(away, float), jnp.asarray(shares, float))
+
+
+def _shares(features, corners) -> np.ndarray:
+    """Shares (phase, pixel), with sum one and at least 0.02, that make up the features."""
+    span = (corners[1:] - corners[0]).T
+    others = np.linalg.lstsq(span, (features - corners[0]).T, rcond=None)[0]
+    shares = np.maximum(np.concatenate([1 - others.sum(0, keepdims=True), others]), 0.02)
+    return shares / shares.sum(0)
 
 
 def _features(problem: Problem, single, mean) -> tuple[np.ndarray, np.ndarray]:
