@@ -322,7 +322,7 @@ def _repeat(solution: Solution) -> str:
     command = str(data.attrs.get("command", ""))
     settings = json.loads(data.attrs["settings"]) | {
         "seed": data.attrs.get("seed", ""),
-        "objective at the end": f"{solution.nll:.8g} nats",
+        "objective at the end": f"{solution.objective:.8g} nats",
         "program": f"esmpy_jax {data.attrs.get('program_version', '')}",
         "JAX": data.attrs.get("jax_version", ""),
         "precision": data.attrs.get("precision", ""),
