@@ -214,7 +214,7 @@ def weights_covariance(
 
 def _finite(*matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Two matrices with zeros for entries that are not finite in either, and which these are."""
-    broken = ~np.isfinite(matrices).all(0)
+    broken = ~np.all(np.isfinite(np.stack(matrices)), axis=0)
     bad = np.diag(broken).copy()
     bad |= broken[:, ~bad].any(1)
     one, other = (np.where(bad[:, None] | bad[None, :], 0.0, m) for m in matrices)

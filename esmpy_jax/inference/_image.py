@@ -147,7 +147,7 @@ class SpectrumImage(eqx.Module):
         ny, nx = self.counts.scan_shape
         return ny, nx, self.counts.n_channels
 
-    def _at(self, y: float, x: float) -> tuple[float, float]:
+    def _at(self, y: float | int, x: float | int) -> tuple[float, float]:
         """Where so many pixels from the first one are, in `pixel_unit`."""
         return self.origin[0] + y * self.pixel_size[0], self.origin[1] + x * self.pixel_size[1]
 

@@ -150,8 +150,9 @@ def _build(
         acquisition=acquisition,
         pixel_size=eds.pixel_size,
         pixel_unit=eds.pixel_unit,
-        origin=tuple(
-            o + n * s for o, n, s in zip(eds.origin, (y0, x0), eds.pixel_size, strict=True)
+        origin=(
+            eds.origin[0] + y0 * eds.pixel_size[0],
+            eds.origin[1] + x0 * eds.pixel_size[1],
         ),
         title=eds.title or path.stem,
         provenance=record,

@@ -114,7 +114,7 @@ def plot_composition_maps(
 
 
 def _shares_of_atoms(dataset: xr.Dataset, composition: np.ndarray) -> np.ndarray:
-    """`abundance`, or what it is in atoms where it counts counts; a phase without atoms has none."""
+    """`abundance`, or what it is in atoms where it is in counts; some phases may have none."""
     maps = values(dataset, "abundance", "phase", "y", "x")
     if dataset["abundance"].attrs.get("share_of") != "counts":
         return maps
