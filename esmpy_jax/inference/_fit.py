@@ -35,6 +35,7 @@ from ..solve import (
     RandomStart,
     factorise,
 )
+from ..solve._factorise import check_limits
 from ._coarse import CoarseToFine
 from ._fisher import free_entries, information, weights_covariance
 from ._image import Provenance, SpectrumImage
@@ -95,6 +96,7 @@ def fit(
         f"The model has {model.energy_axis.size} channels but the image has "
         f"{image.counts.n_channels}; build the model from this image.",
     )
+    check_limits(n_phases, max_steps, tol, max_seconds)
     names = None if phase_names is None else tuple(str(name) for name in phase_names)
     check(
         names is None or len(set(names)) == len(names) == n_phases,

@@ -28,7 +28,8 @@ def save_image(
     size and place of the pixels, what is known of the acquisition and the ground truth, so that
     `load` gives the same image again. `.rpl` has room for the beam energy, the angles (but not the
     second tilt), the live time and the resolution only; the ground truth goes to
-    `<name>.truth.npz` beside it. The notes, and where each quantity came from, are not kept: `load` reads them from the file.
+    `<name>.truth.npz` beside it. The notes, and where each quantity came from, are not kept:
+    `load` reads them from the file.
 
     Raises `InputError` for another extension, for a folder that does not exist and, unless
     `overwrite` is set, for a file that does.
