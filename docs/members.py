@@ -26,8 +26,11 @@ def public_names(unit: str) -> list[str]:
 
 def with_members(directive: re.Match[str]) -> str:
     lines = [directive[0], "    options:", "      show_root_heading: false"]
-    lines += ["      show_root_toc_entry: false", "      members:"]
-    return "\n".join(lines + [f"        - {name}" for name in public_names(directive[1])])
+    lines += ["      show_root_toc_entry: false"]
+    if (PACKAGE / f"{directive[1]}.py").exists():  # a module defines its names itself
+        return "\n".join(lines)
+    names = [f"        - {name}" for name in public_names(directive[1])]
+    return "\n".join([*lines, "      members:", *names])
 
 
 def on_page_markdown(markdown: str, **_) -> str:

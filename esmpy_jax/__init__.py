@@ -2,6 +2,7 @@
 
 from . import atomic as atomic
 from . import plot as plot
+from . import sharding as sharding
 from . import simulate as simulate
 from ._basis import Basis as Basis
 from ._basis import Column as Column
@@ -31,6 +32,7 @@ from .objective import SumOf as SumOf
 from .objective import SumToOneAbundances as SumToOneAbundances
 from .objective import SumToOneShares as SumToOneShares
 from .objective import SumToOneWeights as SumToOneWeights
+from .objective import TotalVariation as TotalVariation
 from .objective import Unconstrained as Unconstrained
 from .objective import as_counts as as_counts
 from .objective import counts_from_coo as counts_from_coo
@@ -49,14 +51,19 @@ from .physics import take_off_angle as take_off_angle
 from .solve import RESULTS as RESULTS
 from .solve import AbstractSolver as AbstractSolver
 from .solve import AbstractStart as AbstractStart
+from .solve import AbundanceNewton as AbundanceNewton
 from .solve import AbundanceUpdate as AbundanceUpdate
 from .solve import BinnedStart as BinnedStart
+from .solve import BlockMirrorDescent as BlockMirrorDescent
 from .solve import Factorisation as Factorisation
 from .solve import Fixed as Fixed
 from .solve import GivenStart as GivenStart
 from .solve import MultiplicativeUpdate as MultiplicativeUpdate
 from .solve import NNDSVDStart as NNDSVDStart
+from .solve import ProjectedGradient as ProjectedGradient
+from .solve import QuadraticSurrogate as QuadraticSurrogate
 from .solve import RandomStart as RandomStart
+from .solve import VariableProjectionNewton as VariableProjectionNewton
 from .solve import VertexStart as VertexStart
 from .solve import factorise as factorise
 from .solve import update_abundances as update_abundances

@@ -140,7 +140,10 @@ def test_the_same_key_gives_the_same_solution(image, model):
 @pytest.mark.parametrize(
     ("constraint", "regulariser"),
     [
-        (ej.SumToOneAbundances(), ej.SumOf((ej.LogSparsity(0.1), ej.LaplacianSmoothness(1.0)))),
+        (
+            ej.SumToOneAbundances(),
+            ej.SumOf((ej.LogSparsity(0.1), ej.LaplacianSmoothness(1.0), ej.TotalVariation(0.2))),
+        ),
         (ej.SumToOneWeights(), None),
     ],
 )
@@ -162,8 +165,9 @@ def test_constraints_and_regularisers_are_kept_and_told(image, model, constraint
     assert type(constraint).__name__ in settings
     if isinstance(regulariser, ej.SumOf):
         assert (
-            "LogSparsity(strength=0.1, epsilon=0.05) + LaplacianSmoothness(strength=1)" in settings
-        )
+            "LogSparsity(strength=0.1, epsilon=0.05) + LaplacianSmoothness(strength=1) + "
+            "TotalVariation(strength=0.2, epsilon=0.05)"
+        ) in settings
     if isinstance(constraint, ej.SumToOneAbundances):
         # all pixels equally bright, phase by phase
         totals = (data["H"].values.reshape(2, -1) * data["H_plane"].values[:, None]).sum(0)

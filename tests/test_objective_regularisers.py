@@ -10,14 +10,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esmpy_jax._checks import InputError
-from esmpy_jax.objective import LaplacianSmoothness, LogSparsity, NoRegulariser, SumOf
+from esmpy_jax.objective import (
+    LaplacianSmoothness,
+    LogSparsity,
+    NoRegulariser,
+    SumOf,
+    TotalVariation,
+)
 
 SHAPES = [(3, 7), (3, 4, 5), (2, 1, 1), (1, 1, 6)]
 ALL = {
     "none": NoRegulariser,
     "sparsity": lambda: LogSparsity(0.7, 0.2),
     "smoothness": lambda: LaplacianSmoothness(1.3),
-    "both": lambda: SumOf((LogSparsity(0.7, 0.2), LaplacianSmoothness(1.3))),
+    "variation": lambda: TotalVariation(1.1, 0.3),
+    "sum": lambda: SumOf(
+        (LogSparsity(0.7, 0.2), LaplacianSmoothness(1.3), TotalVariation(1.1, 0.3))
+    ),
 }
 
 
@@ -49,6 +58,11 @@ def everything(regulariser, maps):
     )
 
 
+@eqx.filter_jit
+def curved(regulariser, maps, direction):
+    return regulariser.gradient(maps), regulariser.curvature(maps, direction)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_smoothness_is_the_quadratic_form_of_the_laplacian(shape, x64):
     maps = maps_like(shape)
@@ -63,6 +77,42 @@ def test_smoothness_is_the_quadratic_form_of_the_laplacian(shape, x64):
     np.testing.assert_allclose(
         negative.reshape(flat.shape), 1.3 * (diagonal - expected), rtol=1e-12, atol=atol
     )
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_variation_is_its_formula(shape, x64):
+    maps = maps_like(shape) + 0.01
+    scan, total = shape[1:], 0.0
+    for pixel in np.ndindex(scan):
+        squares = 0.0
+        for axis in range(len(scan)):
+            ahead = tuple(p + (i == axis) for i, p in enumerate(pixel))
+            if ahead[axis] < scan[axis]:
+                squares += ((maps[(slice(None), *ahead)] - maps[(slice(None), *pixel)]) ** 2).sum()
+        total += np.sqrt(0.3**2 + squares) - 0.3
+    np.testing.assert_allclose(TotalVariation(1.1, 0.3).value(jnp.asarray(maps)), 1.1 * total)
+
+
+def test_variation_of_small_steps_is_smoothness(x64):
+    """With steps of epsilon / 1000 the next term of the root is 1e-6 / 4 of the first."""
+    maps = jnp.asarray(1 + 1e-4 * np.random.default_rng(0).random((3, 4, 5)))
+    variation, smoothness = TotalVariation(1.3, 0.1), LaplacianSmoothness(13.0)
+    np.testing.assert_allclose(variation.value(maps), smoothness.value(maps), rtol=3e-6)
+    direction = jnp.asarray(np.random.default_rng(1).standard_normal((3, 4, 5)))
+    ours, theirs = (curved(r, maps, direction)[1] for r in (variation, smoothness))
+    np.testing.assert_allclose(ours, theirs, rtol=3e-6, atol=1e-4)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.37])
+def test_constant_maps_cost_nothing_and_pull_nowhere(level, precision):
+    maps = jnp.full((3, 4, 5), level)
+    for name in ("smoothness", "variation"):
+        value, gradient, positive, negative, *_ = everything(ALL[name](), maps)
+        assert float(value) == 0
+        np.testing.assert_array_equal(gradient, 0.0)
+        room = 8 * np.finfo(precision).eps * float(positive.max())
+        np.testing.assert_allclose(positive, negative, atol=room)
+        np.testing.assert_array_equal(curved(ALL[name](), maps, jnp.ones_like(maps))[1], 0.0)
 
 
 def test_sparsity_is_its_formula(x64):
@@ -97,7 +147,7 @@ def test_surrogates_lie_above(shape, seed, near):
         here, there = maps_like(shape, seed), maps_like(shape, seed + 1)
         if near:
             there = here * (1 + 1e-3 * rng.standard_normal(shape))
-        for name in ("sparsity", "smoothness", "both"):
+        for name in ("sparsity", "smoothness", "variation", "sum"):
             value, *_, curvature, slope = map(np.asarray, everything(ALL[name](), here))
             other = np.asarray(everything(ALL[name](), there)[0])
             above = 0.5 * curvature * (there**2 - here**2) + slope * (there - here)
@@ -108,12 +158,56 @@ def test_surrogates_lie_above(shape, seed, near):
             assert other <= value + above.sum() + 1e-13 * (size + value)
 
 
+@pytest.mark.parametrize("shape", SHAPES[:2])
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**31), start=st.sampled_from(["zero", "constant", "any"]))
+def test_curvatures_lie_above(shape, seed, start):
+    with jax.enable_x64(True):
+        here, there = maps_like(shape, seed), maps_like(shape, seed + 1)
+        here = {"zero": 0 * here, "constant": 0 * here + here.mean(), "any": here}[start]
+        step = there - here
+        for name in ("sparsity", "smoothness", "variation", "sum"):
+            value = float(everything(ALL[name](), here)[0])
+            other = float(everything(ALL[name](), there)[0])
+            gradient, curved_step = map(np.asarray, curved(ALL[name](), here, step))
+            above = gradient * step + 0.5 * curved_step * step
+            size = np.abs(gradient * step).sum() + 0.5 * np.abs(curved_step * step).sum()
+            assert other <= value + above.sum() + 1e-13 * (size + value)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", ["smoothness", "variation", "sum"])
+def test_curvature_is_symmetric_positive_and_below_the_surrogate_s(name, shape, x64):
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        maps = jnp.asarray(maps_like(shape, seed))
+        size = maps.size
+
+        def product(maps, flat):
+            return curved(ALL[name](), maps, flat.reshape(maps.shape))[1].ravel()
+
+        matrix = np.asarray(jax.vmap(product, (None, 0))(maps, jnp.eye(size)))
+        np.testing.assert_allclose(matrix, matrix.T, rtol=1e-12)
+        separable = np.diag(np.asarray(everything(ALL[name](), maps)[4]).ravel())
+        room = 1e-12 * max(separable.max(), 1.0)
+        assert np.linalg.eigvalsh(matrix).min() >= -room
+        assert np.linalg.eigvalsh(separable - matrix).min() >= -room
+        direction = rng.standard_normal(size)
+        np.testing.assert_allclose(
+            product(maps, jnp.asarray(direction)), matrix @ direction, atol=1e3 * room
+        )
+
+
 def test_sum_of_is_the_sum(x64):
     maps = maps_like((3, 4, 5))
-    both = everything(ALL["both"](), maps)
-    parts = [everything(ALL[name](), maps) for name in ("sparsity", "smoothness")]
+    both = everything(ALL["sum"](), maps)
+    parts = [everything(ALL[name](), maps) for name in ("sparsity", "smoothness", "variation")]
     for ours, *theirs in zip(both, *parts, strict=True):
         np.testing.assert_allclose(ours, sum(theirs), rtol=1e-12, atol=1e-9)
+    ours, *theirs = (
+        curved(ALL[n](), maps, maps[::-1])[1] for n in ("sum", "smoothness", "variation")
+    )
+    np.testing.assert_allclose(ours, sum(theirs), rtol=1e-12, atol=1e-9)
     for ours in everything(SumOf(()), maps):
         np.testing.assert_array_equal(ours, 0.0)
 
@@ -128,16 +222,19 @@ def test_strengths_are_data_not_code():
 
     maps = jnp.asarray(maps_like((2, 3)), float)
     for strength in (1.0, 2, np.float32(3.0), jnp.array(4.0)):
-        value(SumOf((LogSparsity(strength, strength), LaplacianSmoothness(strength))), maps)
+        terms = [LogSparsity, TotalVariation]
+        terms = [term(strength, strength) for term in terms]
+        value(SumOf((*terms, LaplacianSmoothness(strength))), maps)
     assert len(traced) == 1
 
 
 @pytest.mark.parametrize("bad", [-1.0, np.nan, np.inf])
 def test_bad_strengths(bad):
-    with pytest.raises(InputError, match=r"LogSparsity\.strength"):
-        LogSparsity(bad)
-    with pytest.raises(InputError, match=r"LogSparsity\.epsilon"):
-        LogSparsity(1.0, bad)
+    for kind in (LogSparsity, TotalVariation):
+        with pytest.raises(InputError, match=rf"{kind.__name__}\.strength"):
+            kind(bad)
+        with pytest.raises(InputError, match=rf"{kind.__name__}\.epsilon"):
+            kind(1.0, bad)
     with pytest.raises(InputError, match=r"LaplacianSmoothness\.strength"):
         LaplacianSmoothness(bad)
 
@@ -146,5 +243,7 @@ def test_zero_strength_is_no_penalty_but_zero_epsilon_is_an_error():
     maps = jnp.asarray(maps_like((2, 3)), float)
     assert float(LogSparsity(0.0).value(maps)) == 0
     assert float(LaplacianSmoothness(0.0).value(maps)) == 0
-    with pytest.raises(InputError, match=r"LogSparsity\.epsilon"):
-        LogSparsity(1.0, 0.0)
+    assert float(TotalVariation(0.0).value(maps)) == 0
+    for kind in (LogSparsity, TotalVariation):
+        with pytest.raises(InputError, match=rf"{kind.__name__}\.epsilon"):
+            kind(1.0, 0.0)

@@ -29,6 +29,7 @@ from esmpy_jax.objective import (
     SumOf,
     SumToOneAbundances,
     SumToOneWeights,
+    TotalVariation,
     Unconstrained,
     as_counts,
 )
@@ -143,9 +144,13 @@ def random_problem(seed, constraint, storage, by_phase):
         weights = np.where(masks[0], weights, weights * 10 ** rng.uniform(0, 3))
     if isinstance(constraint, SumToOneWeights):
         weights[rows] = to_sum(weights[rows], masks[0][rows])
-    strengths = [s if rng.random() < 0.6 else 0.0 for s in 10 ** rng.uniform(-2, 2, 2)]
+    strengths = [s if rng.random() < 0.6 else 0.0 for s in 10 ** rng.uniform(-2, 2, 3)]
     regulariser = SumOf(
-        (LogSparsity(strengths[0], 10 ** rng.uniform(-2, 0)), LaplacianSmoothness(strengths[1]))
+        (
+            LogSparsity(strengths[0], 10 ** rng.uniform(-2, 0)),
+            LaplacianSmoothness(strengths[1]),
+            TotalVariation(strengths[2], 10 ** rng.uniform(-2, 0)),
+        )
     )
     dose = 10 ** rng.uniform(-1, 1, 20) if rng.random() < 0.5 else np.ones(20)
     if rng.random() < 0.3:
@@ -213,14 +218,18 @@ def check_factors(problem, w, h, rtol):
 
 def objective_in_numpy(made, regulariser, w, h):
     """The objective and the sum of the magnitudes of its terms, in float64."""
-    sparsity, smoothness = regulariser.terms
+    sparsity, smoothness, variation = regulariser.terms
     model = (made.matrix @ w) @ h * made.dose()
     logs = made.y.T * np.log(np.maximum(model, 1e-29))
     logs[:, made.dose() == 0] = 0
     maps = h.reshape(-1, *made.scan_shape)
-    steps = sum((np.diff(maps, axis=axis) ** 2).sum() for axis in (1, 2))
+    steps = np.zeros(made.scan_shape)
+    steps[:-1] += (np.diff(maps, axis=1) ** 2).sum(0)
+    steps[:, :-1] += (np.diff(maps, axis=2) ** 2).sum(0)
+    epsilon = float(variation.epsilon)
     penalty = float(sparsity.strength) * np.log1p(maps / float(sparsity.epsilon)).sum()
-    penalty += 0.5 * float(smoothness.strength) * steps
+    penalty += 0.5 * float(smoothness.strength) * steps.sum()
+    penalty += float(variation.strength) * (np.sqrt(epsilon**2 + steps) - epsilon).sum()
     return model.sum() - logs.sum() + penalty, model.sum() + np.abs(logs).sum() + penalty
 
 
@@ -250,7 +259,7 @@ def test_sparse_updates_make_nothing_of_size_channel_times_pixel(constraint):
     counts = as_counts(y, scan_shape=(20, 20))
     assert counts.is_sparse
     basis = Example(y, rng.random((500, 5)), y, y, (20, 20)).basis(IN_COMPOSITION)
-    regulariser = SumOf((LogSparsity(1.0), LaplacianSmoothness(1.0)))
+    regulariser = SumOf((LogSparsity(1.0), LaplacianSmoothness(1.0), TotalVariation(1.0)))
     problem = Problem(counts, basis, CONSTRAINTS[constraint], regulariser)
     weights, abundances = jnp.ones((5, 3)), jnp.ones((3, 400))
 
@@ -337,13 +346,16 @@ def scipy_optimum(objective, start, sums=None, fixed=None):
     return found.fun
 
 
-@pytest.mark.parametrize("case", ["free", "smooth", "sum", "sum, smooth", "sum, fixed"])
+@pytest.mark.parametrize(
+    "case", ["free", "smooth", "sum", "sum, smooth", "sum, flat", "sum, fixed"]
+)
 def test_abundances_converge_to_scipy_s_optimum(case, x64):
     made = small()
     if case in ("sum", "sum, fixed"):  # an empty pixel, having nothing to say, keeps its split
         made.y[4] = 3
     constraint = SumToOneAbundances() if "sum" in case else Unconstrained()
-    regulariser = LaplacianSmoothness(3.0) if "smooth" in case else NoRegulariser()
+    kinds = {"smooth": LaplacianSmoothness(3.0), "flat": TotalVariation(3.0, 0.1)}
+    regulariser = kinds.get(case.split(", ")[-1], NoRegulariser())
     mask, values = np.zeros((3, 6), bool), np.zeros((3, 6))
     mask[0, 1], values[0, 1], mask[2, 3] = True, 0.25, True
     fixed = Fixed(jnp.asarray(mask), jnp.asarray(values)) if "fixed" in case else None

@@ -27,10 +27,10 @@ from ..solve import (
     RESULTS,
     AbstractSolver,
     AbstractStart,
-    AbundanceUpdate,
+    AbundanceNewton,
     Factorisation,
     GivenStart,
-    MultiplicativeUpdate,
+    VariableProjectionNewton,
     VertexStart,
     choose_factor,
     factorise,
@@ -56,7 +56,8 @@ class CoarseToFine(eqx.Module):
     - `purity`: weight of `sum(log(1 + h / 0.05))` in the binned fit. Where no pixel is pure, the
         counts alone leave a range of mixtures; this picks its purest end. 0 switches it off, and
         so does any constraint other than shares that sum to one.
-    - `solver`: of the binned fit. `coarse_steps`: its most steps after the trials, counted apart
+    - `solver`: of the binned fit; `fine_solver`: of the maps, one that holds W.
+    - `coarse_steps`: of the binned fit, its most steps after the trials, counted apart
         from those at full resolution; `None` takes 5000, or `max_steps` where that is more.
     """
 
@@ -65,7 +66,8 @@ class CoarseToFine(eqx.Module):
     max_bins: int = 2048
     starts: tuple[AbstractStart, ...] = (VertexStart(1.0), VertexStart(1.5), VertexStart(2.0))
     purity: float = 0.3
-    solver: AbstractSolver = MultiplicativeUpdate()
+    solver: AbstractSolver = VariableProjectionNewton()
+    fine_solver: AbstractSolver = AbundanceNewton()
     trial_steps: int = 300
     coarse_steps: int | None = None
 
@@ -93,6 +95,10 @@ class CoarseToFine(eqx.Module):
         Raises `RuntimeError` when no start leads to finite values.
         """
         check(len(self.starts) > 0, "CoarseToFine needs at least one start.")
+        check(
+            self.fine_solver.holds_weights,
+            "The fine solver of CoarseToFine has to hold W, as AbundanceNewton does.",
+        )
         if isinstance(constraint, SumToOneShares):
             # before binning, so that W means counts per pixel in both fits
             counts, constraint = relative_to_counts(counts), SumToOneAbundances()
@@ -134,7 +140,7 @@ class CoarseToFine(eqx.Module):
             counts,
             best.basis,
             n_phases,
-            solver=AbundanceUpdate(),
+            solver=self.fine_solver,
             start=GivenStart(best.weights, maps),
             # W is held, so a constraint on it has nothing more to say
             constraint=constraint if shares else Unconstrained(),

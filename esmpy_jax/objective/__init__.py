@@ -24,3 +24,4 @@ from ._regularisers import LogSparsity as LogSparsity
 from ._regularisers import NoRegulariser as NoRegulariser
 from ._regularisers import SumOf as SumOf
 from ._sparse import SparseCounts as SparseCounts
+from ._total_variation import TotalVariation as TotalVariation

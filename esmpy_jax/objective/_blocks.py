@@ -69,12 +69,13 @@ class Blocks(eqx.Module):
         value: np.ndarray,
         n_owners: int,
         n_partners: int,
+        lengths: tuple[int, int] | None = None,
     ) -> "Blocks":
-        """Pack triplets, with the length of the first rows that makes all slots the fewest."""
+        """Pack triplets, with rows and blocks of `lengths`, by default those of `block_lengths`."""
         order = np.argsort(owner, kind="stable")
         owner, partner, value = owner[order], partner[order], value[order]
         number = np.bincount(owner, minlength=n_owners)
-        length, block = _lengths(number)
+        length, block = block_lengths(number) if lengths is None else lengths
         position = np.arange(len(owner)) - np.repeat(np.cumsum(number) - number, number)
         index_type = np.uint16 if n_partners < 2**16 else np.int32
 
@@ -155,8 +156,11 @@ def _slots(shape, place, partner, value) -> Slots:
     return Slots(jnp.asarray(partners), jnp.asarray(values))
 
 
-def _lengths(number: np.ndarray) -> tuple[int, int]:
-    """Length of the first rows and of the overflow blocks, from the counts of each owner."""
+def block_lengths(number: np.ndarray) -> tuple[int, int]:
+    """Lengths of the first rows and of the overflow blocks that make all slots the fewest.
+
+    - `number`: of nonzero counts of each owner.
+    """
     ladder = [2**i + 2 ** (i - 1) * half for i in range(2, 12) for half in (0, 1)]
     best = None
     for length in ladder:

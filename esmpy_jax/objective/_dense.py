@@ -92,7 +92,9 @@ class DenseCounts(AbstractCounts):
         def tile(args):
             counts, rows = args
             first, second = _tile_ratios(counts, rows, endmembers)
-            return _matmul(first, spectra), [_matmul(second * d, spectra) for d in endmembers.T]
+            return _matmul(first, spectra), [
+                _matmul(second * d[None, :], spectra) for d in endmembers.T
+            ]
 
         first, second = jax.lax.map(tile, (self.values, self._tiled(abundances)))
         return self._by_pixel(first), jnp.stack([self._by_pixel(s) for s in second], 1)

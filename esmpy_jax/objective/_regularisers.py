@@ -1,8 +1,9 @@
 """Regularisers of the abundance maps.
 
-Each has its value, the split of its gradient into non-negative parts (`positive - negative`), and
-a separable quadratic surrogate `sum(a h² / 2 + b h)` that touches it at the current point and lies
-above it everywhere, which is what keeps the multiplicative updates monotone.
+Each has its value and the split of its gradient into non-negative parts (`positive - negative`).
+Two quadratics touch it at the current point and lie above it everywhere: the separable surrogate
+`sum(a h² / 2 + b h)`, which keeps the multiplicative updates monotone, and a tighter one, whose
+curvature may couple pixels and is known by its product with a direction.
 """
 
 import abc
@@ -19,12 +20,12 @@ from .._types import Scalar
 Maps = Float[Array, "phase *scan"]
 
 
-def _scalar(value):
+def as_scalar(value):
     """An array, so that another strength does not compile another program."""
     return jnp.asarray(value, float)
 
 
-def _positive(value, name, *, zero_allowed=False):
+def check_positive(value, name, *, zero_allowed=False):
     if isinstance(value, Tracer):
         return
     check(
@@ -48,9 +49,31 @@ class AbstractRegulariser(eqx.Module):
     def surrogate(self, maps: Maps) -> tuple[Maps, Maps]:
         """`(a, b)` with `value(h) <= value(maps) + sum(a (h² - maps²) / 2 + b (h - maps))`."""
 
+    @abc.abstractmethod
+    def curvature(self, maps: Maps, direction: Maps) -> Maps:
+        """B d, where `value(maps + d) <= value(maps) + gradient(maps)·d + d·(B d) / 2`.
+
+        B depends on `maps`, is symmetric and positive semi-definite and may couple pixels; the
+        bound holds for every direction d with `maps + d >= 0`.
+        """
+
+    @property
+    def couples_pixels(self) -> bool:
+        """Whether the penalty of one pixel depends on another."""
+        return True
+
+    def gradient(self, maps: Maps) -> Maps:
+        """The gradient of the penalty, `positive - negative`."""
+        positive, negative = self.gradient_split(maps)
+        return positive - negative
+
 
 class NoRegulariser(AbstractRegulariser):
     """No penalty: maximum likelihood."""
+
+    @property
+    def couples_pixels(self):
+        return False
 
     def value(self, maps):
         return jnp.zeros((), maps.dtype)
@@ -61,19 +84,26 @@ class NoRegulariser(AbstractRegulariser):
     def surrogate(self, maps):
         return jnp.zeros_like(maps), jnp.zeros_like(maps)
 
+    def curvature(self, maps, direction):
+        return jnp.zeros_like(direction)
+
 
 class LogSparsity(AbstractRegulariser):
     """`strength * sum(log(1 + H / epsilon))`: few phases in each pixel.
 
-    Concave, so its tangent lies above it: `a = 0`, `b = strength / (H + epsilon)`.
+    Concave, so its tangent lies above it: `a = 0`, `b = strength / (H + epsilon)`, no curvature.
     """
 
-    strength: Scalar = eqx.field(converter=_scalar)
-    epsilon: Scalar = eqx.field(default=0.05, converter=_scalar)
+    strength: Scalar = eqx.field(converter=as_scalar)
+    epsilon: Scalar = eqx.field(default=0.05, converter=as_scalar)
 
     def __check_init__(self):
-        _positive(self.strength, "LogSparsity.strength", zero_allowed=True)
-        _positive(self.epsilon, "LogSparsity.epsilon")
+        check_positive(self.strength, "LogSparsity.strength", zero_allowed=True)
+        check_positive(self.epsilon, "LogSparsity.epsilon")
+
+    @property
+    def couples_pixels(self):
+        return False
 
     def value(self, maps):
         return self.strength * jnp.log1p(maps / self.epsilon).sum()
@@ -84,6 +114,9 @@ class LogSparsity(AbstractRegulariser):
     def surrogate(self, maps):
         return jnp.zeros_like(maps), self.strength / (maps + self.epsilon)
 
+    def curvature(self, maps, direction):
+        return jnp.zeros_like(direction)
+
 
 class LaplacianSmoothness(AbstractRegulariser):
     """`strength / 2 * sum over neighbours of (h_i - h_j)²` = `strength / 2 tr(H L Hᵀ)`.
@@ -93,30 +126,37 @@ class LaplacianSmoothness(AbstractRegulariser):
     `b = strength (L h - sigma h)` lies above it.
     """
 
-    strength: Scalar = eqx.field(converter=_scalar)
+    strength: Scalar = eqx.field(converter=as_scalar)
 
     def __check_init__(self):
-        _positive(self.strength, "LaplacianSmoothness.strength", zero_allowed=True)
+        check_positive(self.strength, "LaplacianSmoothness.strength", zero_allowed=True)
 
     def value(self, maps):
         axes = range(1, maps.ndim)
         return 0.5 * self.strength * sum((jnp.diff(maps, axis=i) ** 2).sum() for i in axes)
 
     def gradient_split(self, maps):
-        degree, neighbours = _neighbours(maps)
+        degree, neighbours = weighted_neighbours(maps, jnp.ones_like(maps[:1]))
         return self.strength * degree * maps, self.strength * neighbours
 
     def surrogate(self, maps):
-        degree, neighbours = _neighbours(maps)
+        degree, neighbours = weighted_neighbours(maps, jnp.ones_like(maps[:1]))
         sigma = 4.0 * (maps.ndim - 1)
         linear = self.strength * ((degree - sigma) * maps - neighbours)
         return jnp.full_like(maps, self.strength * sigma), linear
+
+    def curvature(self, maps, direction):
+        return self.strength * weighted_laplacian(direction, jnp.ones_like(maps[:1]))
 
 
 class SumOf(AbstractRegulariser):
     """Several penalties added."""
 
     terms: tuple[AbstractRegulariser, ...]
+
+    @property
+    def couples_pixels(self):
+        return any(t.couples_pixels for t in self.terms)
 
     def value(self, maps):
         return sum((t.value(maps) for t in self.terms), jnp.zeros((), maps.dtype))
@@ -127,22 +167,57 @@ class SumOf(AbstractRegulariser):
     def surrogate(self, maps):
         return _added([t.surrogate(maps) for t in self.terms], maps)
 
+    def curvature(self, maps, direction):
+        terms = (t.curvature(maps, direction) for t in self.terms)
+        return sum(terms, jnp.zeros_like(direction))
+
 
 def _added(pairs, maps):
     zero = jnp.zeros_like(maps)
     return sum((p[0] for p in pairs), zero), sum((p[1] for p in pairs), zero)
 
 
-def _neighbours(maps):
-    """Number of neighbours of each pixel and the sum of their values."""
-    degree, total = jnp.zeros_like(maps), jnp.zeros_like(maps)
+def weighted_neighbours(
+    maps: Maps, weights: Float[Array, "1 *scan"]
+) -> tuple[Float[Array, "1 *scan"], Maps]:
+    """The weights of each pixel's edges added up, and the so weighted sum of its neighbours.
+
+    Every edge of the scan grid joins a pixel with the next one along an axis and has the weight of
+    the first of the two.
+    """
+    degree, total = jnp.zeros_like(weights), jnp.zeros_like(maps)
     for axis in range(1, maps.ndim):
-        ahead = [(0, 0)] * maps.ndim
-        behind = list(ahead)
-        ahead[axis], behind[axis] = (0, 1), (1, 0)
-        first = jax.lax.slice_in_dim(maps, 1, None, axis=axis)
-        last = jax.lax.slice_in_dim(maps, 0, maps.shape[axis] - 1, axis=axis)
-        total = total + jnp.pad(first, ahead) + jnp.pad(last, behind)
-        ones = jnp.ones_like(first)
-        degree = degree + jnp.pad(ones, ahead) + jnp.pad(ones, behind)
+        edges = _first(weights, axis)
+        degree = degree + _after(edges, axis) + _before(edges, axis)
+        total = total + _after(edges * _second(maps, axis), axis)
+        total = total + _before(edges * _first(maps, axis), axis)
     return degree, total
+
+
+def weighted_laplacian(maps: Maps, weights: Float[Array, "1 *scan"]) -> Maps:
+    """`degree * maps - neighbours` of `weighted_neighbours`, from differences."""
+    total = jnp.zeros_like(maps)
+    for axis in range(1, maps.ndim):
+        flow = _first(weights, axis) * jnp.diff(maps, axis=axis)
+        total = total + _before(flow, axis) - _after(flow, axis)
+    return total
+
+
+def _first(maps, axis):
+    """The first pixel of every edge along an axis."""
+    return jax.lax.slice_in_dim(maps, 0, maps.shape[axis] - 1, axis=axis)
+
+
+def _second(maps, axis):
+    """The second pixel of every edge along an axis."""
+    return jax.lax.slice_in_dim(maps, 1, None, axis=axis)
+
+
+def _after(edges, axis):
+    """Values of edges put at their first pixel: from each pixel the edge that follows it."""
+    return jnp.pad(edges, [(0, int(i == axis)) for i in range(edges.ndim)])
+
+
+def _before(edges, axis):
+    """Values of edges put at their second pixel: from each pixel the edge that precedes it."""
+    return jnp.pad(edges, [(int(i == axis), 0) for i in range(edges.ndim)])

@@ -10,8 +10,11 @@ from ._initialise import GivenStart as GivenStart
 from ._initialise import NNDSVDStart as NNDSVDStart
 from ._initialise import RandomStart as RandomStart
 from ._initialise import mean_weights as mean_weights
+from ._mirror_descent import BlockMirrorDescent as BlockMirrorDescent
 from ._multiplicative import AbundanceUpdate as AbundanceUpdate
 from ._multiplicative import MultiplicativeUpdate as MultiplicativeUpdate
+from ._projected_gradient import ProjectedGradient as ProjectedGradient
+from ._quadratic_surrogate import QuadraticSurrogate as QuadraticSurrogate
 from ._solver import RESULTS as RESULTS
 from ._solver import AbstractSolver as AbstractSolver
 from ._solver import Factorisation as Factorisation

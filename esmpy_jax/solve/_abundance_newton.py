@@ -1,4 +1,4 @@
-"""Newton's method for the abundances, pixel by pixel, with W held."""
+"""Newton's method for the abundances with W held."""
 
 import equinox as eqx
 import jax
@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from .._types import Abundances, Endmembers, Scalar
-from ..objective import SumToOneAbundances, exposure_or_one
-from ._pixel_quadratics import bounded_minimum, product, symmetric
+from ..objective import SumToOneAbundances, exposure_or_one, pixel_losses
+from ._pixel_quadratics import bounded_minimum, product, projected_inverse, symmetric
 from ._solver import AbstractSolver, Problem
 
 
@@ -27,66 +27,175 @@ class LocalModel(eqx.Module):
         """By how much a change lowers the model, in nats."""
         return -(change * (self.gradient + 0.5 * product(self.matrix, change))).sum(0)
 
+    def floored(
+        self,
+        abundances: Abundances,
+        change: Float[Array, "phase pixel"],
+        to_zero: Bool[Array, "phase pixel"] | bool = False,
+    ) -> Abundances:
+        """`abundances + change`, sums kept; entries lose at most nine tenths, or all `to_zero`."""
+        floor = jnp.where(to_zero, 0.0, 0.1 * abundances)
+        new = jnp.maximum(abundances + change, floor)
+        new = jnp.where(self.free, new, abundances)
+        if not self.summed:
+            return new
+        budget, total = (jnp.where(self.free, x, 0.0).sum(0) for x in (abundances, new))
+        scale = budget / jnp.where(total > 0, total, 1.0)
+        return jnp.where(self.free, new * scale[None, :], new)
 
-def local_model(problem: Problem, endmembers: Endmembers, abundances: Abundances) -> LocalModel:
-    """Exact gradient and curvature of the likelihood; the regulariser by its surrogate."""
-    counts = problem.counts
+
+def local_model(
+    problem: Problem, endmembers: Endmembers, abundances: Abundances
+) -> tuple[LocalModel, Float[Array, "pair pixel"]]:
+    """Exact gradient, and curvature of the likelihood plus that of the regulariser's surrogate.
+
+    Also the curvature of the likelihood alone, as its pairs.
+    """
+    counts, regulariser = problem.counts, problem.regulariser
     first, second = counts.pixel_moments(endmembers, abundances)
     maps = abundances.reshape(-1, *counts.scan_shape)
-    curvature, linear = (x.reshape(abundances.shape) for x in problem.regulariser.surrogate(maps))
-    gradient = endmembers.sum(0)[:, None] * exposure_or_one(counts) - first
+    bound = regulariser.surrogate(maps)[0].reshape(abundances.shape)
+    slope = regulariser.gradient(maps).reshape(abundances.shape)
     fixed = problem.fixed_abundances
-    return LocalModel(
-        gradient + linear + curvature * abundances,
-        symmetric(second, curvature),
+    model = LocalModel(
+        endmembers.sum(0)[:, None] * exposure_or_one(counts) - first + slope,
+        symmetric(second, bound),
         jnp.ones(abundances.shape, bool) if fixed is None else ~fixed.mask,
         isinstance(problem.constraint, SumToOneAbundances),
     )
+    return model, second
 
 
 def newton_abundances(
     problem: Problem, endmembers: Endmembers, abundances: Abundances
 ) -> tuple[Abundances, Scalar]:
-    """One step that lowers the objective in every pixel, and the decrease that it predicted.
+    """One step that lowers the objective, and the decrease in nats that it predicted.
 
-    The step d minimises the local model. With tau the largest share by which it lowers the model
-    of any count, the likelihood along d is bounded by its self-concordance: the whole step is safe
-    where tau <= 1/2 and `1 / (1 + tau)` of it elsewhere, so that no line search is needed.
-    (-log(1 + u) + u <= 0.78 u² for u >= -1/2, and d'A d <= -g'd at the minimum of the model.)
+    The step d minimises the local model of each pixel. With tau the largest share by which it
+    lowers the model of any count, the likelihood along d is bounded by its self-concordance: the
+    whole step is safe where tau <= 1/2 and `1 / (1 + tau)` of it elsewhere, so that no line search
+    is needed. (-log(1 + u) + u <= 0.78 u² for u >= -1/2, and d'A d <= -g'd at the minimum of the
+    model.)
     """
-    model = local_model(problem, endmembers, abundances)
+    model, second = local_model(problem, endmembers, abundances)
     best = model.minimum(abundances)
     change = best - abundances
     tau = problem.counts.steepest_drop(endmembers, abundances, change)
     share = jnp.where(tau <= 0.5, 1.0, 1.0 / (1.0 + tau))[None, :]
-    new = jnp.where(share == 1, best, abundances + share * change)
-    return new, model.decrease(change).sum()
+    safe = jnp.where(share == 1, best, abundances + share * change)
+    if not problem.regulariser.couples_pixels:
+        return safe, model.decrease(change).sum()
+    return _coupled(problem, endmembers, abundances, model, second, best, safe)
+
+
+def _coupled(problem, endmembers, abundances, model, second, best, safe):
+    """A step in which the pixels move together; `safe` where that does not lower the objective."""
+    together, predicted = _conjugate_gradients(problem, abundances, model, second, best)
+    before = pixel_losses(problem.counts, endmembers, abundances)
+    penalty = problem.penalty(abundances)
+
+    def moved(share):
+        return model.floored(abundances, share * together, best <= 0)
+
+    def decrease(maps):
+        new = pixel_losses(problem.counts, endmembers, maps)
+        return (before - new).sum() + (penalty - problem.penalty(maps))
+
+    def shorter(state):
+        share = 0.25 * state[0]
+        return share, decrease(moved(share))
+
+    whole = jnp.ones((), abundances.dtype)
+    share, won = jax.lax.while_loop(
+        lambda s: ~(s[1] > 0) & (s[0] > 0.01), shorter, (whole, decrease(moved(whole)))
+    )
+    return jnp.where(won > 0, moved(share), safe), predicted
+
+
+def _conjugate_gradients(problem, abundances, model, second, best, steps=15):
+    """Minimise `g'd + d'(A + B)d / 2` over the entries that the separable step leaves positive.
+
+    B couples the pixels. Conjugate gradients, preconditioned and projected by each pixel's own
+    block with half the surrogate's curvature (Gould, Hribar & Nocedal, SIAM J. Sci. Comput. 23
+    (2001) 1376), from the separable step.
+    """
+    shape, scan = abundances.shape, problem.counts.scan_shape
+    maps = abundances.reshape(-1, *scan)
+    alone = symmetric(second, jnp.zeros_like(abundances))
+    bound = problem.regulariser.surrogate(maps)[0].reshape(shape)
+    inverse = projected_inverse(
+        symmetric(second, 0.5 * bound), model.free & (best > 0), model.summed
+    )
+
+    def curved(d):
+        coupled = problem.regulariser.curvature(maps, d.reshape(maps.shape))
+        return product(alone, d) + coupled.reshape(shape)
+
+    def dot(a, b):
+        return (a * b).sum()
+
+    def body(state):
+        d, r, z, p, rz, i = state
+        q = curved(p)
+        alpha = rz / jnp.maximum(dot(p, q), jnp.finfo(d.dtype).tiny)
+        d, r = d + alpha * p, r - alpha * q
+        z = product(inverse, r)
+        new = dot(r, z)
+        return d, r, z, z + new / rz * p, new, i + 1
+
+    start = best - abundances
+    residual = -(model.gradient + curved(start))
+    z = product(inverse, residual)
+    rz = dot(residual, z)
+    d, *_ = jax.lax.while_loop(
+        lambda s: (s[-1] < steps) & (s[-2] > 1e-6 * rz) & (s[-2] > 0),
+        body,
+        (start, residual, z, z, rz, jnp.array(0)),
+    )
+    return d, -dot(d, model.gradient + 0.5 * curved(d))
 
 
 class _State(eqx.Module):
-    predicted: Scalar  # nats, of the last step
+    predicted: Scalar  # nats, by the model of the last step
+    remaining: Scalar  # nats
 
 
 class AbundanceNewton(AbstractSolver[_State]):
     """Newton steps on H with W held: a handful where the multiplicative update needs hundreds.
 
-    Every pixel has its own small quadratic problem with bounds and sum. A regulariser enters by
-    its separable surrogate, which keeps the steps monotone.
+    Every pixel has its own small quadratic problem with bounds and sum. A regulariser that couples
+    pixels is handled by conjugate gradients over the whole map; one that does not enters by its
+    separable surrogate. No step raises the objective.
     """
 
     holds_weights = True
     check_every = 1
 
     def init(self, problem, weights, abundances):
-        return _State(jnp.full((), jnp.inf, abundances.dtype))
+        infinite = jnp.full((), jnp.inf, abundances.dtype)
+        return _State(infinite, infinite)
 
     def step(self, problem, weights, abundances, state):
         endmembers = problem.basis.endmembers(weights)
         abundances, predicted = newton_abundances(problem, endmembers, abundances)
-        return weights, abundances, _State(predicted)
+        return (
+            weights,
+            abundances,
+            _State(predicted, series_limit(predicted, predicted, state.predicted)),
+        )
 
     def predicted_decrease(self, state):
-        return state.predicted
+        return state.remaining
+
+
+def series_limit(predicted: Scalar, last: Scalar, before: Scalar) -> Scalar:
+    """Nats that are left: the prediction, or more if the steps so far form a slow series.
+
+    Steps of a majorised objective converge linearly and each predicts only its own part; with the
+    ratio r of the last two the rest of a geometric series is `last r / (1 - r)`.
+    """
+    ratio = jnp.clip(last / before, 0.0, 0.99)
+    return jnp.maximum(predicted, last * ratio / (1 - ratio))
 
 
 def newton_steps(

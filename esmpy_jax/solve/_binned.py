@@ -7,8 +7,8 @@ import numpy as np
 from .._checks import InputError, check
 from ..objective import AbstractCounts, AbstractRegulariser, NoRegulariser, bin_counts
 from ._initialise import AbstractStart, RandomStart, in_gauge
-from ._multiplicative import MultiplicativeUpdate
 from ._solver import AbstractSolver, Problem, solve
+from ._variable_projection import VariableProjectionNewton
 
 
 class BinnedStart(AbstractStart):
@@ -28,7 +28,7 @@ class BinnedStart(AbstractStart):
     counts_per_bin: float = 2000.0
     inner: AbstractStart = RandomStart()
     restarts: int = 3
-    solver: AbstractSolver = MultiplicativeUpdate()
+    solver: AbstractSolver = VariableProjectionNewton()
     regulariser: AbstractRegulariser = NoRegulariser()
     max_steps: int = 2000
     tol: float = 0.1

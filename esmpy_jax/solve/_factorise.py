@@ -25,9 +25,9 @@ from ..objective import (
 )
 from ._binned import BinnedStart
 from ._initialise import AbstractStart, spectrum_basis_weights
-from ._multiplicative import MultiplicativeUpdate
 from ._solver import RESULTS, AbstractSolver, Factorisation, Problem, solve
 from ._updates import Fixed
+from ._variable_projection import VariableProjectionNewton
 
 
 def factorise(
@@ -35,7 +35,7 @@ def factorise(
     basis: Basis | Any,
     n_phases: int,
     *,
-    solver: AbstractSolver = MultiplicativeUpdate(),
+    solver: AbstractSolver = VariableProjectionNewton(),
     start: AbstractStart = BinnedStart(),
     constraint: AbstractConstraint = Unconstrained(),
     regulariser: AbstractRegulariser = NoRegulariser(),

@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 from .._types import Abundances, Scalar, Weights
 from ..objective import NoRegulariser, SumToOneAbundances, SumToOneWeights
-from ._abundance_newton import local_model, newton_steps
+from ._abundance_newton import local_model, newton_steps, series_limit
 from ._multiplicative import MultiplicativeUpdate
 from ._pixel_quadratics import product, projected_inverse
 from ._reduced import reduce_to_weights
@@ -89,7 +89,7 @@ class VariableProjectionNewton(AbstractSolver[_State]):
 
     def _newton(self, problem, weights, abundances, state):
         endmembers = problem.basis.endmembers(weights)
-        model = local_model(problem, endmembers, abundances)
+        model, _ = local_model(problem, endmembers, abundances)
         best = model.minimum(abundances)
         change = best - abundances
         inverse = projected_inverse(model.matrix, model.free & (best > 0), model.summed)
@@ -103,7 +103,7 @@ class VariableProjectionNewton(AbstractSolver[_State]):
             move, model_decrease = reduced.step(trial.damping)
             new = jnp.maximum(weights + move, 0.0)
             follow = change - product(inverse, reduced.coupling(move))
-            maps = _floored(abundances, follow, model.free, model.summed)
+            maps = model.floored(abundances, follow)
             new, maps = _rescaled(problem, new, maps, scale_free)
             spectra = problem.basis.endmembers(new)
             maps = newton_steps(problem, spectra, maps, self.inner)
@@ -139,9 +139,7 @@ class VariableProjectionNewton(AbstractSolver[_State]):
         last = jax.lax.while_loop(lambda t: ~t.accepted & (t.number < self.trials), attempt, none)
         predicted = from_pixels + reduced.step(jnp.zeros_like(last.damping))[1]
         if not isinstance(problem.regulariser, NoRegulariser):
-            # a majorised penalty hides a part of the decrease: follow the series of the steps
-            share = jnp.clip(last.decrease / state.decrease, 0.0, 0.99)
-            predicted = jnp.maximum(predicted, last.decrease * share / (1 - share))
+            predicted = series_limit(predicted, last.decrease, state.decrease)
 
         def keep():
             kept = _State(
@@ -198,16 +196,6 @@ def _scale_free(problem: Problem, weights: Weights) -> Bool[Array, " phase"]:
     if fixed is None:
         return jnp.ones(n_phases, bool)
     return ~(fixed.mask & (fixed.values > 0)).any(0)
-
-
-def _floored(abundances, change, free, summed):
-    """No free entry falls by more than nine tenths at once; sums are kept."""
-    new = jnp.maximum(abundances + change, 0.1 * abundances)
-    new = jnp.where(free, new, abundances)
-    if not summed:
-        return new
-    budget, total = (jnp.where(free, x, 0.0).sum(0) for x in (abundances, new))
-    return jnp.where(free, new * (budget / jnp.where(total > 0, total, 1.0))[None, :], new)
 
 
 def _rescaled(problem, weights, abundances, scale_free):

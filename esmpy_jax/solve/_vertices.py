@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check
+from ._abundance_newton import AbundanceNewton
 from ._initialise import AbstractStart, in_gauge, mean_weights
-from ._multiplicative import AbundanceUpdate
 from ._solver import Problem, solve
 
 
@@ -26,7 +26,7 @@ class VertexStart(AbstractStart):
 
     extension: float = 1.0
     average: int = 4
-    steps: int = 200
+    steps: int = 20
 
     def __call__(self, problem, n_phases, key):
         counts, basis = problem.counts, problem.basis
@@ -50,7 +50,7 @@ class VertexStart(AbstractStart):
         away = np.maximum(mean + self.extension * (vertices - mean), 1e-3 * mean + 1e-300)
         even = jnp.full((n_phases, counts.n_pixels), 1.0 / n_phases)
         start = in_gauge(problem, jnp.asarray(away, float), even)
-        fit = solve(problem, AbundanceUpdate(), *start, max_steps=self.steps, tol=0.0)
+        fit = solve(problem, AbundanceNewton(), *start, max_steps=self.steps, tol=0.1)
         return fit.weights, fit.abundances
 
 
