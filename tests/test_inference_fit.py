@@ -368,6 +368,9 @@ def test_the_energy_axis_is_the_models(image, model):
     [
         (0, {}, "number of phases is 0"),
         (-1, {"solver": QUICK}, "number of phases is -1"),
+        (2.0, {}, "number of phases is 2.0"),
+        (2, {"max_steps": -5}, "max_steps is -5"),
+        (2, {"tol": float("nan")}, "tol is NaN"),
         (6, {}, "6 phases are more than the data can carry"),
         (2, {"phase_names": ["a"]}, "phase names"),
         (2, {"phase_names": ["a", "a"]}, "distinct"),
