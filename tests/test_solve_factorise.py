@@ -335,10 +335,7 @@ def fixed(shape, **entries):
 
 BAD = {
     "no phases": ({"n_phases": 0}, "number of phases is 0; give at least 1"),
-    "half a phase": ({"n_phases": 2.5}, "number of phases is 2.5; give at least 1, as a whole"),
-    "phases as a float": ({"n_phases": 2.0}, "number of phases is 2.0"),
     "steps": ({"max_steps": -1}, "max_steps is -1; give a whole number that is not negative"),
-    "steps as a float": ({"max_steps": 10.0}, "max_steps is 10.0"),
     "tolerance": ({"tol": float("nan")}, "tol is NaN"),
     "time": ({"max_seconds": float("nan")}, "max_seconds is NaN"),
     "no phases, G follows": (
