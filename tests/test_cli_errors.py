@@ -42,6 +42,7 @@ def folder(tmp_path_factory):
     write(path / "eels.hspy", signal(data, loss, kind="EELS"))
     (path / "short.hspy").write_bytes((path / "ok.hspy").read_bytes()[:4000])
     (path / "text.foo").write_text("not a spectrum image")
+    (path / "picture.PNG").write_bytes(b"\x89PNG\r\n\x1a\n")
     (path / "narrow.csv").write_text("0.5,0.5\n5,0.9\n")
     (path / "there").mkdir()
     (path / "there" / "mine.txt").write_text("keep me")
@@ -53,6 +54,7 @@ CASES = {
     "no file": ("fit none.hspy " + FIT, "no file none.hspy"),
     "truncated": ("fit short.hspy " + FIT, "short.hspy cannot be read"),
     "unknown format": ("fit text.foo " + FIT, "'.foo'"),
+    "picture": ("fit picture.PNG " + FIT, "picture.PNG is a picture and holds no spectra"),
     "no EDS": ("fit eels.hspy " + FIT, "holds no EDS signal"),
     "unknown element": ("fit ok.hspy --elements O,Fee --phases 2 --out new", "mean Fe"),
     "no line": ("fit ok.hspy --elements O,Fe --phases 2 --energy-range 2,6 --out new", "O has no"),

@@ -15,6 +15,7 @@ import esmpy_jax as ej
 from esmpy_jax import inference
 from esmpy_jax.cli import app
 from esmpy_jax.cli._figures import figures, line_labels, size
+from esmpy_jax.cli._results import ONLY_COUNTING, phase_shares, write_composition
 
 FILES = {"solution.nc", "composition.csv", "report.html"}
 PICTURES = {
@@ -70,8 +71,8 @@ def test_fit_writes_everything(fitted):
     assert solution.dataset.attrs["seed"] == 5
     assert solution.dataset.attrs["precision"] == precision
     assert list(solution.dataset["phase"].values) == ["A & B", "C", "D"]
-    amounts = solution.dataset["H"].values.sum((1, 2))
-    assert (np.diff(amounts) <= 0).all()  # the names go from the most abundant phase down
+    amounts = solution.dataset["fit_sum"].values.sum(0)
+    assert (np.diff(amounts) <= 0).all()  # the names go from the phase with most counts down
     assert solution.dataset["energy"].values[[0, -1]] == pytest.approx([0.3, 9.0], abs=0.006)
     for element in ELEMENTS:
         assert re.search(rf"^{element} +[\d.]+ +[\d.]+ ± [\d.]+", said, re.MULTILINE)
@@ -94,7 +95,9 @@ def test_csv_holds_the_composition(fitted):
             ("wt%", "weight_percent"),
             ("wt% stderr", "weight_percent_stderr"),
         ):
-            assert float(row[column]) == pytest.approx(float(data[name].sel(where)), rel=1e-5)
+            assert float(row[column]) == pytest.approx(
+                float(data[name].sel(where)), rel=1e-5, abs=1e-6
+            )
 
 
 def test_report_is_one_page_on_its_own(fitted):
@@ -132,6 +135,9 @@ def test_report_says_what_a_reader_needs(fitted):
         assert row is not None
         assert f">{source}<" in row[0]
     assert "Against the truth" in page
+    assert page.count(ONLY_COUNTING) == 2  # under the compositions, and beside the truth
+    assert len(re.findall(r"\d % of the atoms in the scan", page)) == 3
+    assert "Share of each phase in the atoms of each pixel" in page
 
 
 def test_quantify_prints_and_writes(fitted):
@@ -184,6 +190,7 @@ def test_demo_compares_with_the_truth(tmp_path, monkeypatch):
     correlation = re.search(r"^map correlation +([\d.]+) +([\d.]+) +([\d.]+)$", said, re.MULTILINE)
     assert correlation is not None
     assert min(float(c) for c in correlation.groups()) > 0.8
+    assert ONLY_COUNTING in " ".join(said.split())
     assert "esmpy-jax demo --size 16" in (out / "report.html").read_text(encoding="utf-8")
 
 
@@ -199,7 +206,7 @@ def test_info_tells_what_is_there_and_what_is_missing(scan):
 @pytest.mark.parametrize("fitted", ["float32"], indirect=True)
 def test_a_binned_fit_shows_its_convergence_too(fitted):
     solution = ej.Solution.load(fitted[0] / "solution.nc")
-    trace = {"coarse_nll": ("coarse_check", [30.0, 20.0, 10.0]),
+    trace = {"coarse_objective": ("coarse_check", [30.0, 20.0, 10.0]),
              "coarse_steps": ("coarse_check", [0, 10, 20])}  # fmt: skip
     made = figures(ej.Solution(solution.dataset.assign(trace)))
     assert set(made) == PICTURES | {"convergence_binned.png"}
@@ -234,3 +241,25 @@ def test_settings_are_kept(fitted):
     assert settings["constraint"] == "SumToOneAbundances"
     assert settings["max_steps"] == 20
     assert settings["start"].startswith("RandomStart")
+
+
+@pytest.mark.parametrize("fitted", ["float32"], indirect=True)
+def test_shares_of_a_scan_are_those_of_its_maps(fitted):
+    """Where a phase has no atoms H of it is in counts, and only counts can be compared."""
+    data = ej.Solution.load(fitted[0] / "solution.nc").dataset
+    atoms = data["H"].values.sum((1, 2))
+    np.testing.assert_allclose(phase_shares(ej.Solution(data)), 100 * atoms / atoms.sum())
+    data = data.copy(deep=True)
+    data["abundance"].attrs["share_of"] = "counts"
+    counts = data["fit_sum"].values.sum(0)
+    np.testing.assert_allclose(phase_shares(ej.Solution(data)), 100 * counts / counts.sum())
+
+
+@pytest.mark.parametrize("fitted", ["float32"], indirect=True)
+def test_less_than_a_millionth_of_a_percent_is_written_as_zero(fitted, tmp_path):
+    data = ej.Solution.load(fitted[0] / "solution.nc").dataset.copy(deep=True)
+    data["composition"].values[0, 0], data["composition"].values[1, 0] = 2.9e-19, 4.2e-5
+    write_composition(ej.Solution(data), tmp_path / "c.csv")
+    rows = (tmp_path / "c.csv").read_text().splitlines()
+    assert rows[1].split(",")[2] == "0"
+    assert float(rows[2].split(",")[2]) == pytest.approx(4.2e-5)

@@ -1,15 +1,17 @@
 """The parts of the command line: options, numbers, folders, progress, detectors."""
 
 import io
+import json
 import math
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import xarray as xr
 
 import esmpy_jax as ej
 from esmpy_jax.cli import _options, _output, _terminal
-from esmpy_jax.cli._fit import _fit_options
+from esmpy_jax.cli._fit import _fit_options, renamed
 from esmpy_jax.cli._model import read_detector, with_sources
 from esmpy_jax.cli._results import as_sentence, uncertain
 
@@ -19,7 +21,12 @@ from esmpy_jax.cli._results import as_sentence, uncertain
     [
         (43.6927, 0.1345, "43.69 ± 0.13"),
         (0.0551, 0.0371, "0.055 ± 0.037"),
-        (3.3e-6, 0.0085, "0.000 ± 0.009"),  # never more than three decimals
+        (3.3e-6, 0.0085, "0.000 ± 0.009"),  # no more than three decimals for nothing
+        (0.00052, 0.0001, "0.00052 ± 0.00010"),  # but a trace shows
+        (0.00002, 0.0001, "0.0000 ± 0.0001"),
+        (43.6927, 1e-9, "43.69"),
+        (0.0004, 0.0, "0.0004"),
+        (2.9e-19, 0.0, "0.00"),
         (41.4, 15.6, "41.4 ± 15.6"),
         (100.0, 0.0, "100.00"),
         (12.3, math.nan, "12.30"),
@@ -168,3 +175,22 @@ def test_progress_only_in_a_terminal(monkeypatch):
             progress(step, 100, -1234.5)
     assert "pass 2" in screen.getvalue()
     assert "step 10 of at most 100, objective -1,234.5" in screen.getvalue()
+
+
+def test_notes_follow_the_names():
+    """Anywhere in a sentence, whole names only, and each once even where names are swapped."""
+    notes = [
+        "phase 1 and phase 12 contain practically no element of the sample.",
+        "The counts hardly determine the composition of phase 2: the standard error is 30 at%.",
+        "A phase 20 there is not, and a subphase 1 neither.",
+    ]
+    data = xr.Dataset(
+        coords={"phase": ["phase 1", "phase 2", "phase 12"]}, attrs={"warnings": json.dumps(notes)}
+    )
+    found = renamed(ej.Solution(data), ["phase 2", "grain (a)", "hole"])
+    assert list(found.dataset["phase"].values) == ["phase 2", "grain (a)", "hole"]
+    assert found.warnings == (
+        "phase 2 and hole contain practically no element of the sample.",
+        "The counts hardly determine the composition of grain (a): the standard error is 30 at%.",
+        "A phase 20 there is not, and a subphase 1 neither.",
+    )

@@ -27,12 +27,15 @@ def test_more_steps_reach_the_binned_fit(problem, monkeypatch, coarse_steps, pol
     monkeypatch.setattr(_coarse, "COARSE_STEPS", 20)
     image, model = problem
     solver = ej.CoarseToFine(
-        factor=2, starts=(ej.RandomStart(),), trial_steps=10, coarse_steps=coarse_steps
+        factor=2,
+        starts=(ej.RandomStart(),),
+        solver=ej.MultiplicativeUpdate(),
+        fine_solver=ej.AbundanceUpdate(),
+        trial_steps=10,
+        coarse_steps=coarse_steps,
     )
-    # an rtol that no step of noise can meet
-    solution = ej.fit(
-        image, model, 2, solver=solver, max_steps=30, rtol=1e-30, xtol=1e-30, key=jax.random.key(0)
-    )
+    # a tolerance that nothing can meet
+    solution = ej.fit(image, model, 2, solver=solver, max_steps=30, tol=-1.0, key=jax.random.key(0))
     assert int(solution.dataset["coarse_steps"].values[-1]) == 10 + polish
     assert not solution.converged
     expected = f"did not converge in {10 + polish} steps; raise {raise_what} above that."

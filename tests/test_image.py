@@ -1,5 +1,7 @@
 """SpectrumImage: cropping, binning and what travels with the counts."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -148,3 +150,14 @@ def test_image_passes_through_jit_and_compares_its_provenance(image):
     assert again.provenance == image.provenance
     assert hash(again.provenance) == hash(image.provenance)
     assert dict(image.provenance)["pixel size y"].unit == "nm"
+
+
+def test_a_part_keeps_its_place(image):
+    """The centre of a pixel, in nm: y = 10 + 2 i, x = -5 + 3 j."""
+    placed = dataclasses.replace(image, origin=(10.0, -5.0))
+    assert image.origin == (0.0, 0.0)
+    part = placed.crop_region(2, 6, 4, 8)
+    assert part.origin == pytest.approx((14.0, 7.0))
+    assert part.crop_region(1, 2, 1, 2).origin == pytest.approx((16.0, 10.0))
+    assert part.bin(2).origin == pytest.approx((15.0, 8.5))  # between the first two
+    assert placed.crop_energy(0.55, 0.7).origin == placed.origin

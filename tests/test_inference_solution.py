@@ -98,7 +98,9 @@ def test_the_attributes_tell_how_the_result_came_about(example):
     assert attrs["converged"] == 0
     assert solution.converged is False
     assert attrs["n_steps"] == 20
-    assert attrs["nll"] == solution.nll == solution.dataset["nll"].values[-1]
+    assert attrs["objective"] == solution.objective == solution.dataset["objective"].values[-1]
+    assert attrs["nll"] == solution.nll == solution.objective  # without a penalty
+    assert attrs["remaining_nats"] > 0.1  # more than tol, since it did not converge
     assert attrs["seed"] == "[0, 7]"
     settings = json.loads(attrs["settings"])
     assert settings["solver"] == "MultiplicativeUpdate()"
@@ -181,6 +183,9 @@ def test_saving_and_loading_keep_everything(precision, tmp_path):
     assert again.warnings == solution.warnings
     assert again.result == solution.result
     assert again.nll == solution.nll
+    assert again.objective == solution.objective
+    assert again.dataset.attrs["remaining_nats"] == solution.dataset.attrs["remaining_nats"]
+    assert again.dataset["abundance"].attrs["share_of"] == "atoms"
     assert again.converged == solution.converged
     for name in ("offset", "gain"):
         new, old = (float(getattr(s.energy_axis, name)) for s in (again, solution))

@@ -8,6 +8,7 @@ import pytest
 
 from esmpy_jax._checks import InputError
 from esmpy_jax.io import load
+from esmpy_jax.io._signals import interpret
 
 COUNTS = files.counts()
 
@@ -311,3 +312,45 @@ def test_real_image(shared_image, precision):
     for line in (1.2536, 1.7400, 6.4038):  # Mg, Si and Fe K-L3: peaks lie where they should
         near = np.abs(energies - line) < 0.08
         assert abs(energies[near][np.argmax(spectrum[near])] - line) < 0.025
+
+
+def test_the_place_of_the_scan_is_read_and_kept(tmp_path):
+    """Coordinates are those of the file, whatever part is read; steps of 2 nm in y, 0.5 in x."""
+    data = files.counts((6, 8, 50))
+    axes = [
+        files.axis("y", 6, 2.0, 100.0, "nm"),
+        files.axis("x", 8, 0.5, -3.0, "nm"),
+        files.energy(50),
+    ]
+    path = files.write(tmp_path / "a.hspy", files.signal(data, axes))
+    assert load(path).origin == pytest.approx((100.0, -3.0))
+    assert load(path, region=(2, 6, 4, 8)).origin == pytest.approx((104.0, -1.0))
+    assert load(path, region=(2, 6, 4, 8), bin=2).origin == pytest.approx((105.0, -0.75))
+    whole = load(path).crop_region(2, 6, 4, 8).bin(2)
+    assert load(path, region=(2, 6, 4, 8), bin=2).origin == pytest.approx(whole.origin)
+
+
+@pytest.mark.parametrize(
+    ("steps", "offset", "units", "expected"),
+    [
+        (1.0, 7.0, None, 7.0),  # pixels, cut from a larger image
+        (0.5, 7.0, None, 14.0),  # a step without unit: left in pixels
+        (-0.5, 7.0, "nm", 0.0),  # runs backwards
+        (0.5, float("nan"), "nm", 0.0),
+    ],
+)
+def test_a_place_that_is_not_clear(steps, offset, units, expected):
+    data = files.counts((2, 3, 50))
+    axes = [
+        files.axis("y", 2, steps, offset, units),
+        files.axis("x", 3, steps, offset, units),
+        files.energy(50),
+    ]
+    assert interpret(files.signal(data, axes), "a.hspy").origin == (expected, expected)
+
+
+def test_a_line_has_a_place_along_itself():
+    data = files.counts((3, 50))
+    for name, expected in (("y", (4.0, 0.0)), ("x", (0.0, 4.0))):
+        line = files.signal(data, [files.axis(name, 3, 2.0, 4.0, "nm"), files.energy(50)])
+        assert interpret(line, "a.hspy").origin == pytest.approx(expected)

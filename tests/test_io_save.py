@@ -38,6 +38,7 @@ def image(shape=(5, 7, 40), *, truth=True, mean=0.3, storage="auto"):
         acquisition=ACQUISITION,
         pixel_size=(2.0, 3.0),
         pixel_unit="nm",
+        origin=(-4.0, 6.0),
         title="two phases / test",
         truth=GroundTruth(
             abundance=rng.dirichlet([1.0, 1.0], (ny, nx)).transpose(2, 0, 1),
@@ -64,6 +65,7 @@ def test_round_trip(tmp_path, extension, storage, precision):
     )
     assert after.pixel_size == before.pixel_size
     assert after.pixel_unit == "nm"
+    assert after.origin == before.origin
     assert after.title == before.title
     assert after.truth is not None
     for name in ("abundance", "spectra", "composition"):

@@ -73,7 +73,7 @@ def make_dataset(shape=(48, 64), counts=300.0, step=4.0, unit="nm", empty=6):
             "abundance": (("phase", "y", "x"), abundance),
             "composition": (("element", "phase"), percent),
             "composition_stderr": (("element", "phase"), stderr),
-            "nll": ("check", 5e5 * np.exp(-np.arange(40) / 3.0) - 1e6),
+            "objective": ("check", 5e5 * np.exp(-np.arange(40) / 3.0) - 1e6),
             "steps": ("check", 10 * np.arange(40)),
         },
         coords={
@@ -337,12 +337,46 @@ def test_composition_without_errors(dataset):
     assert not axes.collections
 
 
-def test_convergence_is_above_its_minimum(drawn, dataset):
-    axes = drawn["convergence"].axes[0]
-    nll = dataset["nll"].values
-    np.testing.assert_allclose(axes.lines[0].get_ydata(), (nll - nll.min())[:-1])
-    np.testing.assert_array_equal(axes.lines[0].get_xdata(), dataset["steps"].values[:-1])
-    assert axes.get_yscale() == "log"
+def test_convergence_is_above_the_optimum(drawn, dataset):
+    """Every point shows, the last one too: as far above the optimum as the fit believed."""
+    objective = dataset["objective"].values
+    told = plot.plot_convergence(dataset.assign_attrs(remaining_nats=0.04))
+    for figure, left in ((drawn["convergence"], np.diff(objective)[-1] / -2), (told, 0.04)):
+        axes = figure.axes[0]
+        expected = objective - objective.min() + left
+        np.testing.assert_allclose(axes.lines[0].get_ydata(), expected)
+        np.testing.assert_array_equal(axes.lines[0].get_xdata(), dataset["steps"].values)
+        assert axes.get_yscale() == "log"
+        assert axes.get_ylabel() == "objective above the optimum (nats)"
+
+
+def test_convergence_has_one_point_for_each_step():
+    """G follows W after step 20: of the two values there the later one is shown."""
+    data = xr.Dataset(
+        {
+            "objective": ("check", [50.0, 30.0, 20.0, 24.0, 11.0, 10.0]),
+            "steps": ("check", [0, 10, 20, 20, 30, 40]),
+        },
+        attrs={"remaining_nats": 0.5},
+    )
+    line = plot.plot_convergence(data).axes[0].lines[0]
+    np.testing.assert_array_equal(line.get_xdata(), [0, 10, 20, 30, 40])
+    np.testing.assert_allclose(line.get_ydata(), [40.5, 20.5, 14.5, 1.5, 0.5])
+
+
+def test_shares_of_counts_are_named_and_turned_into_atoms(dataset):
+    """A phase without elements takes part in the abundances but holds none of the atoms."""
+    data = dataset.isel(y=slice(10, 14), x=slice(10, 14)).copy(deep=True)
+    data["composition"][:, 2] = 0.0
+    shares = np.array([0.3, 0.2, 0.5])[:, None, None]
+    data["abundance"].values[:] = shares
+    data["abundance"].attrs["share_of"] = "counts"
+    assert plot.plot_abundances(data).axes[-1].get_ylabel() == "abundance (share of the counts)"
+    per_atom = data["spectra"].values.sum(0)
+    atoms = np.array([0.3, 0.2]) / per_atom[:2]
+    figure = plot.plot_composition_maps(data, elements=[ELEMENTS[1]])
+    expected = data["composition"].values[1, :2] @ atoms / atoms.sum()
+    np.testing.assert_allclose(map_axes(figure)[0].images[0].get_array(), expected)
 
 
 def test_a_fit_of_one_step_still_draws(dataset):

@@ -37,13 +37,13 @@ from esmpy_jax.solve import (
 SCAN, N_CHANNELS, N_COLUMNS, N_PHASES = (6, 8), 12, 5, 3
 
 
-def image(seed=0):
+def image(seed=0, dark=True):
     rng = np.random.default_rng(seed)
     matrix = rng.random((N_CHANNELS, N_COLUMNS)) ** 3 + 0.02
     weights = rng.dirichlet(np.full(N_COLUMNS, 0.4), N_PHASES).T
     abundances = rng.dirichlet(np.full(N_PHASES, 0.4), 48).T * 100
     y = rng.poisson(matrix @ weights @ abundances).T.reshape(*SCAN, N_CHANNELS)
-    y[0, 0] = 0
+    y[0, 0] *= not dark
     return y, matrix
 
 
@@ -53,7 +53,7 @@ START = RandomStart()
 
 def fit(**options):
     """One small fit; the same shapes everywhere, so that little is compiled."""
-    options = {"start": START, "max_steps": 60} | options
+    options = {"start": START, "max_steps": 60, "solver": MultiplicativeUpdate()} | options
     counts = as_counts(options.pop("counts", Y), storage="dense")
     return factorise(counts, options.pop("basis", G), options.pop("n_phases", 3), **options)
 
@@ -90,7 +90,7 @@ def test_trace_is_the_objective_and_goes_down(precision):
 
 @pytest.mark.parametrize("max_steps", [0, 1, 7, 10, 25])
 def test_max_steps_is_kept_to_the_step(max_steps):
-    out = fit(max_steps=max_steps, rtol=-1.0)
+    out = fit(max_steps=max_steps, tol=-1.0)
     assert out.steps == max_steps
     assert not out.converged
     assert "raise max_steps" in RESULTS[out.result]
@@ -104,7 +104,7 @@ def test_steps_are_those_of_the_updates():
     counts, basis = as_counts(Y, storage="dense"), Basis.from_matrix(G)
     rng = np.random.default_rng(3)
     w, h = jnp.asarray(rng.random((5, 3)), float), jnp.asarray(rng.random((3, 48)), float)
-    out = fit(start=GivenStart(w, h), max_steps=7, rtol=-1.0)
+    out = fit(start=GivenStart(w, h), max_steps=7, tol=-1.0)
     update_h, update_w = eqx.filter_jit(update_abundances), eqx.filter_jit(update_weights)
     for _ in range(7):
         h = update_h(counts, basis, w, h)
@@ -113,28 +113,14 @@ def test_steps_are_those_of_the_updates():
     np.testing.assert_allclose(out.abundances, h, rtol=1e-5)
 
 
-def test_convergence_asks_for_both_criteria():
-    loose = fit(max_steps=3000, rtol=1e-5, xtol=1e-3)
-    assert loose.converged
-    assert RESULTS[loose.result] == "The fit converged."
-    tighter = fit(max_steps=3000, rtol=1e-5, xtol=1e-4)  # a small step of W is asked for as well
-    smaller = fit(max_steps=3000, rtol=1e-7, xtol=1e-3)  # or a small decrease
-    assert min(tighter.steps, smaller.steps) > loose.steps
-    assert not fit(max_steps=100, rtol=1e-5, xtol=0.0).converged
-    assert not fit(max_steps=100, rtol=-1.0, xtol=1.0).converged
-    # the criteria hold where it stopped: going on changes nothing by more
-    on = fit(start=GivenStart(loose.weights, loose.abundances), max_steps=10, rtol=-1.0)
-    assert 0 <= loose.nll - on.nll <= 10 * 1e-5 * abs(loose.nll)
-
-
 def test_a_fit_can_be_continued():
     """Sixty steps are thirty and thirty more from what they gave, in every gauge."""
     for constraint in (Unconstrained(), SumToOneAbundances(), SumToOneWeights()):
-        whole = fit(constraint=constraint, rtol=-1.0)
-        half = fit(constraint=constraint, rtol=-1.0, max_steps=30)
+        whole = fit(constraint=constraint, tol=-1.0)
+        half = fit(constraint=constraint, tol=-1.0, max_steps=30)
         rest = fit(
             constraint=constraint,
-            rtol=-1.0,
+            tol=-1.0,
             max_steps=30,
             start=GivenStart(half.weights, half.abundances),
         )
@@ -145,11 +131,10 @@ def test_a_fit_can_be_continued():
 def test_progress_is_called_and_changes_nothing():
     for max_steps in (57, 120, 999):
         calls = []
-        plain = fit(max_steps=max_steps, rtol=1e-6, xtol=1e-3)
+        plain = fit(max_steps=max_steps, tol=5.0)
         seen = fit(
             max_steps=max_steps,
-            rtol=1e-6,
-            xtol=1e-3,
+            tol=5.0,
             progress=lambda *call, calls=calls: calls.append(call),
         )
         assert_same(plain, seen)
@@ -172,8 +157,6 @@ def test_values_that_are_not_finite_are_a_result():
         weights,
         jnp.ones((3, 48)),
         max_steps=60,
-        rtol=1e-7,
-        xtol=1e-5,
     )
     assert not out.converged
     assert out.steps == 10  # stops at the first look
@@ -182,8 +165,8 @@ def test_values_that_are_not_finite_are_a_result():
 
 def test_throw():
     with pytest.raises(RuntimeError, match="raise max_steps"):
-        fit(max_steps=10, rtol=-1.0, throw=True)
-    fit(max_steps=500, rtol=1.0, xtol=1.0, throw=True)
+        fit(max_steps=10, tol=-1.0, throw=True)
+    fit(max_steps=500, tol=1e9, throw=True)
 
 
 # ---- fixed entries ----
@@ -216,7 +199,7 @@ def test_known_weights_make_the_fit_convex():
             regulariser=LogSparsity(0.01, 10.0),  # allowed: the scale is known
             start=start,
             max_steps=2000,
-            rtol=1e-9,
+            tol=-1.0,
         )
         for start in (RandomStart(), GivenStart(known))
     ]
@@ -241,7 +224,7 @@ def test_shares_do_not_feel_the_dose():
     """Pixels twice as bright: the same shares, W for the mean pixel."""
     y = np.where((np.arange(48) % 2 == 0).reshape(*SCAN, 1), 3 * Y, Y)
     one, other = (
-        fit(counts=counts, constraint=SumToOneShares(), max_steps=300, rtol=1e-9)
+        fit(counts=counts, constraint=SumToOneShares(), max_steps=300, tol=-1.0)
         for counts in (Y * 4, y)
     )
     for out, counts in ((one, Y * 4), (other, y)):
@@ -274,7 +257,7 @@ def following(strength, seen=None):
 def test_a_basis_that_follows_the_weights_ends_consistent():
     seen = []
     follow = following(0.8, seen)
-    out = fit(basis=follow, max_steps=30_000, rtol=1e-7, xtol=1e-5, basis_rounds=60)
+    out = fit(basis=follow, max_steps=30_000, basis_rounds=60)
     assert seen[0] is None
     assert all(weights.shape == (5, 3) for weights in seen[1:])
     assert out.converged
@@ -291,9 +274,15 @@ def test_a_basis_that_follows_the_weights_ends_consistent():
 
 
 def test_a_basis_still_moving_is_said():
-    out = fit(basis=following(0.8), max_steps=4000, rtol=1e-3, xtol=1e-1, basis_rounds=1)
+    out = fit(basis=following(0.8), max_steps=4000, tol=10.0, basis_rounds=1)
     assert not out.converged
     assert "raise basis_rounds" in RESULTS[out.result]
+
+
+def test_the_time_limit_ends_all_rounds():
+    out = fit(basis=following(0.8), max_steps=10_000, basis_rounds=5, max_seconds=1e-9)
+    assert out.result == RESULTS.max_seconds_reached
+    assert out.steps == 40  # a fiftieth of the first round
 
 
 # ---- compilation ----
@@ -326,7 +315,7 @@ def test_one_program_serves_all_fits_of_a_shape():
     assert once > 0
     fit(regulariser=LogSparsity(0.1), **common)
     fit(regulariser=LogSparsity(3.0, 0.2), key=jax.random.key(9), **common)
-    fit(regulariser=LogSparsity(0.1), rtol=1e-3, xtol=1e-2, max_steps=731, **common)
+    fit(regulariser=LogSparsity(0.1), tol=3.0, max_steps=731, max_seconds=1e9, **common)
     fit(regulariser=LogSparsity(0.1), counts=Y[::-1], basis=G[:, ::-1], **common)
     fit(regulariser=LogSparsity(0.1), progress=lambda *call: None, **common)
     assert traces.number == once
@@ -346,6 +335,9 @@ def fixed(shape, **entries):
 
 BAD = {
     "no phases": ({"n_phases": 0}, "number of phases is 0; give at least 1"),
+    "steps": ({"max_steps": -1}, "max_steps is -1; give a whole number that is not negative"),
+    "tolerance": ({"tol": float("nan")}, "tol is NaN"),
+    "time": ({"max_seconds": float("nan")}, "max_seconds is NaN"),
     "no phases, G follows": (
         {"n_phases": -1, "basis": following(0.1)},
         "number of phases is -1; give at least 1",

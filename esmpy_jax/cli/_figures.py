@@ -40,10 +40,11 @@ def figures(solution: Solution) -> dict[str, bytes]:
         "basis.png": plot.plot_basis(data),
         "convergence.png": plot.plot_convergence(data),
     }
-    if "coarse_nll" in data:
-        coarse = data[["coarse_nll", "coarse_steps"]].rename(
-            coarse_nll="nll", coarse_steps="steps", coarse_check="check"
+    if "coarse_objective" in data:
+        coarse = data[["coarse_objective", "coarse_steps"]].rename(
+            coarse_objective="objective", coarse_steps="steps", coarse_check="check"
         )
+        coarse.attrs["remaining_nats"] = data.attrs.get("coarse_remaining_nats", np.nan)
         made["convergence_binned.png"] = plot.plot_convergence(coarse)
     return {name: png(figure) for name, figure in made.items()}
 

@@ -159,13 +159,15 @@ def run_fit(
 def renamed(solution: Solution, names: list[str]) -> Solution:
     """The same solution with other names of the phases."""
     import json
+    import re
 
     from ..inference import Solution
 
     data = solution.dataset
-    warnings = list(solution.warnings)
-    for old, new in zip(data["phase"].values, names, strict=True):
-        warnings = [w.replace(f"{old} ", f"{new} ") if w.startswith(old) else w for w in warnings]
+    new = dict(zip(map(str, data["phase"].values), names, strict=True))
+    either = "|".join(re.escape(old) for old in sorted(new, key=len, reverse=True))
+    whole = re.compile(rf"(?<!\w)(?:{either})(?!\w)")
+    warnings = [whole.sub(lambda found: new[found[0]], text) for text in solution.warnings]
     return Solution(
         data.assign_coords(phase=list(names)).assign_attrs(warnings=json.dumps(warnings))
     )

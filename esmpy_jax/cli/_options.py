@@ -173,7 +173,7 @@ MaxSeconds = Annotated[
 ]
 PhaseNames = Annotated[
     str | None,
-    _text("Names, in the order of the phases (most abundant first).", _FIT, "A,B,C"),
+    _text("Names, in the order of the phases (most counts first).", _FIT, "A,B,C"),
 ]
 
 Out = Annotated[

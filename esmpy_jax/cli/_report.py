@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 from ._figures import size
 from ._info import value_and_unit
 from ._results import (
+    ONLY_COUNTING,
     as_sentence,
     deviance_per_channel,
     formula,
     phase_names,
     phase_shares,
+    share_of,
     uncertain,
 )
 from ._truth import headings
@@ -36,7 +38,7 @@ def report(solution: Solution, pictures: dict[str, bytes], truth: Comparison | N
     sections = [
         _section(
             "Where the phases are",
-            "Share of each phase in each pixel, from 0 to 1.",
+            f"Share of each phase in the {share_of(solution)} of each pixel, from 0 to 1.",
             _figure(pictures, "maps.png", "Abundance map of each phase"),
         ),
         _section(
@@ -45,6 +47,7 @@ def report(solution: Solution, pictures: dict[str, bytes], truth: Comparison | N
             "counts in spectra and maps together, but no error of cross sections or of the model. "
             "Grey: less than two standard errors.",
             _composition(solution),
+            f"<p>{_text(ONLY_COUNTING)}</p>",
             _figure(pictures, "composition.png", "At% of each element in each phase", narrow=True),
         ),
         _truth(solution, truth) if truth is not None else "",
@@ -116,7 +119,7 @@ def _verdict(solution: Solution) -> str:
 def _phase_lines(solution: Solution) -> list[str]:
     return [
         f'<li><span class="square" style="--c:{_colour(a)}"></span><b>{_text(name)}</b>, '
-        f"{share:.1f} % of the scan: {_text(formula(solution, a))}</li>"
+        f"{share:.1f} % of the {share_of(solution)} in the scan: {_text(formula(solution, a))}</li>"
         for a, (name, share) in enumerate(
             zip(phase_names(solution), phase_shares(solution), strict=True)
         )
@@ -187,7 +190,7 @@ def _composition(solution: Solution) -> str:
         '<div class="scroll"><table class="composition">'
         f'<thead><tr><th></th>{head}</tr><tr class="second"><th></th>{second}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody>"
-        f"<tfoot><tr><td>share of the scan</td>{foot}</tr></tfoot></table></div>"
+        f"<tfoot><tr><td>share of the {share_of(solution)}</td>{foot}</tr></tfoot></table></div>"
     )
 
 
@@ -232,7 +235,8 @@ def _truth(solution: Solution, truth: Comparison) -> str:
     )
     return _section(
         "Against the truth",
-        "The image is simulated, so what it was made of is known: at% in truth and as found.",
+        "The image is simulated, so what it was made of is known: at% in truth and as found. "
+        + ONLY_COUNTING,
         table,
     )
 
@@ -322,7 +326,7 @@ def _repeat(solution: Solution) -> str:
     command = str(data.attrs.get("command", ""))
     settings = json.loads(data.attrs["settings"]) | {
         "seed": data.attrs.get("seed", ""),
-        "objective at the end": f"{solution.nll:.8g} nats",
+        "objective at the end": f"{solution.objective:.8g} nats",
         "program": f"esmpy_jax {data.attrs.get('program_version', '')}",
         "JAX": data.attrs.get("jax_version", ""),
         "precision": data.attrs.get("precision", ""),

@@ -15,19 +15,40 @@ if TYPE_CHECKING:
     from ..inference import Solution
 
 
+#: Percent, below which a number is that of an optimisation and not of a sample.
+TRACE = 1e-6
+
+#: What standard errors of compositions leave out.
+ONLY_COUNTING = (
+    "The errors are those of counting only; the purity prior and the mixing of phases can move a "
+    "phase by several of them."
+)
+
+
 def uncertain(value: float, error: float) -> str:
-    """ "43.69 ± 0.13": two digits of the error, at most three and at least one decimal."""
+    """ "43.69 ± 0.13": two digits of the error, at least one decimal.
+
+    One digit where the value is no larger than its error and two would need over three decimals.
+    """
     if not math.isfinite(value):
         return "–"
-    if not (math.isfinite(error) and error > 0):
-        return f"{value:.2f}"
-    decimals = min(max(1 - math.floor(math.log10(error)), 1), 3)
+    if not (math.isfinite(error) and error >= TRACE):
+        return f"{value:.1g}" if TRACE <= abs(value) < 0.005 else f"{value:.2f}"
+    first = -math.floor(math.log10(error))
+    decimals = max(first + 1, 1) if abs(value) > error or first < 3 else first
     return f"{value:.{decimals}f} ± {error:.{decimals}f}"
 
 
+def share_of(solution: Solution) -> str:
+    """What abundances and `phase_shares` are shares of: "atoms" or "counts"."""
+    return str(solution.dataset["abundance"].attrs["share_of"])
+
+
 def phase_shares(solution: Solution) -> np.ndarray:
-    """Percent of each phase in the whole scan, by atoms as abundances count them."""
-    amounts = solution.dataset["H"].values.sum((1, 2))
+    """Percent of each phase in the whole scan, of what abundances are shares of."""
+    data = solution.dataset
+    by_counts = share_of(solution) == "counts"
+    amounts = data["fit_sum"].values.sum(0) if by_counts else data["H"].values.sum((1, 2))
     return 100 * amounts / max(float(amounts.sum()), 1e-300)
 
 
@@ -40,23 +61,24 @@ def formula(solution: Solution, phase: int, most: int = 4) -> str:
     percent = solution.composition.values[:, phase]
     symbols = solution.dataset["element"].values
     order = [i for i in np.argsort(-percent, kind="stable")[:most] if percent[i] >= 0.5]
+    if not order:
+        return "no element of the sample"
     return ", ".join(f"{symbols[i]} {percent[i]:.1f}" for i in order) + " at%"
 
 
 def deviance_per_channel(solution: Solution) -> float:
     """Deviance of the summed spectrum over the number of channels; about 1 for a perfect model."""
-    counts = solution.dataset["counts_sum"].values.astype(float)
-    fit = np.maximum(solution.dataset["fit_sum"].values.sum(1), 1e-300)
-    ratio = np.where(counts > 0, counts, 1.0) / fit
-    terms = np.where(counts > 0, counts * np.log(ratio), 0.0) - counts + fit
-    return float(2 * terms.sum() / len(counts))
+    from ..inference._warnings import deviance_per_channel
+
+    data = solution.dataset
+    return deviance_per_channel(data["counts_sum"].values, data["fit_sum"].values.sum(1))
 
 
 def verdict(solution: Solution) -> str:
     """One line on how the fit ended and what it found."""
     n = len(phase_names(solution))
     found = "; ".join(
-        f"{name} ({share:.0f} %): {formula(solution, a, 3)}"
+        f"{name} ({share:.0f} % of the {share_of(solution)}): {formula(solution, a, 3)}"
         for a, (name, share) in enumerate(
             zip(phase_names(solution), phase_shares(solution), strict=True)
         )
@@ -66,7 +88,7 @@ def verdict(solution: Solution) -> str:
 
 
 def write_composition(solution: Solution, path: pathlib.Path) -> None:
-    """`composition.csv`: one row for each phase and element."""
+    """`composition.csv`: one row for each phase and element; less than `TRACE` is zero."""
     data = solution.dataset
     names = ("composition", "composition_stderr", "weight_percent", "weight_percent_stderr")
     tables = [data[name].transpose("phase", "element").values for name in names]
@@ -75,7 +97,11 @@ def write_composition(solution: Solution, path: pathlib.Path) -> None:
         writer.writerow(["phase", "element", "at%", "at% stderr", "wt%", "wt% stderr"])
         for a, phase in enumerate(phase_names(solution)):
             for e, element in enumerate(data["element"].values):
-                writer.writerow([phase, element, *(f"{t[a, e]:.6g}" for t in tables)])
+                writer.writerow([phase, element, *(_number(t[a, e]) for t in tables)])
+
+
+def _number(value: float) -> str:
+    return "0" if abs(value) < TRACE else f"{value:.6g}"
 
 
 def print_composition(
@@ -88,9 +114,10 @@ def print_composition(
     values = data[quantity].transpose("element", "phase").values
     errors = data[f"{quantity}_stderr"].transpose("element", "phase").values
     grid = table()
-    grid.add_column(unit)
+    grid.add_column(f"\n{unit}")
     for name, share in zip(phase_names(solution), phase_shares(solution), strict=True):
-        grid.add_column(f"{name} ({share:.1f} %)", justify="right", no_wrap=True)
+        header = f"{name}\n{share:.1f} % of the {share_of(solution)}"
+        grid.add_column(header, justify="right", no_wrap=True)
     for e, element in enumerate(data["element"].values):
         cells = [uncertain(v, s) for v, s in zip(values[e], errors[e], strict=True)]
         grid.add_row(str(element), *cells)

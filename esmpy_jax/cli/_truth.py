@@ -77,7 +77,7 @@ def headings(solution: Solution, truth: Comparison) -> list[str]:
 
 def print_comparison(solution: Solution, truth: Comparison, out: Console) -> None:
     """Truth beside what was found, in at%, and how well maps and spectra agree."""
-    from ._results import uncertain
+    from ._results import ONLY_COUNTING, uncertain
     from ._terminal import table
 
     data = solution.dataset
@@ -100,3 +100,4 @@ def print_comparison(solution: Solution, truth: Comparison, out: Console) -> Non
     ):
         grid.add_row(label, *itertools.chain.from_iterable(("", value) for value in row))
     out.print(grid)
+    out.print(ONLY_COUNTING, markup=False)

@@ -7,7 +7,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import equinox as eqx
-import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import xarray as xr
@@ -36,17 +35,19 @@ from ..solve import (
     RandomStart,
     factorise,
 )
+from ..solve._factorise import check_limits
 from ._coarse import CoarseToFine
 from ._fisher import free_entries, information, weights_covariance
 from ._image import Provenance, SpectrumImage
 from ._quantify import phase_composition
 from ._solution import SCHEMA, Solution, column_record
+from ._warnings import ending, in_words, of_convergence, of_inputs, of_misfit, of_phases
 
 #: Default smoothness: shares of neighbouring pixels differ by 1 / sqrt(25) = 0.2, a third by more.
 SMOOTHNESS = 25.0
 
-#: Standard error of an atomic fraction above which the user is warned.
-VAGUE = 0.2
+#: Share of a phase's counts in lines of the sample's elements, at and below which it has no atoms.
+BARREN = 1e-6
 
 
 def fit(
@@ -95,6 +96,7 @@ def fit(
         f"The model has {model.energy_axis.size} channels but the image has "
         f"{image.counts.n_channels}; build the model from this image.",
     )
+    check_limits(n_phases, max_steps, tol, max_seconds)
     names = None if phase_names is None else tuple(str(name) for name in phase_names)
     check(
         names is None or len(set(names)) == len(names) == n_phases,
@@ -165,8 +167,8 @@ def fit(
         names is None and fixed_weights is None and fixed_abundances is None
     )
     coarse = isinstance(solver, CoarseToFine) and solver.coarse_steps is not None
-    ending = _ending(fine, judged, "coarse_steps of CoarseToFine" if coarse else "max_steps")
-    return _solution(image, model, fine, judged, ending, names, anchored, settings)
+    ended = ending(fine, judged, "coarse_steps of CoarseToFine" if coarse else "max_steps")
+    return _solution(image, model, fine, judged, ended, names, anchored, settings)
 
 
 def _solution(
@@ -174,7 +176,7 @@ def _solution(
     model: EDSModel,
     fine: Factorisation,
     judged: Factorisation,
-    ending: str,
+    ended: str,
     names: Sequence[str] | None,
     anchored: bool,
     settings: dict[str, Any],
@@ -183,21 +185,27 @@ def _solution(
     basis, counts = fine.basis, image.counts
     rows = np.flatnonzero(basis.composition_rows)
     n_columns, n_phases = fine.weights.shape
-    scale = _scale(fine, rows)
+    scale, barren = _gauge(fine, rows)
     weights = np.asarray(fine.weights, float) / scale[None, :]
     per_dose = np.asarray(fine.abundances, float) * scale[:, None]
     # H is per unit of the exposure that the image knows of, whatever the constraint made of it.
     known = np.asarray(exposure_or_one(counts), float)
     dose = np.asarray(exposure_or_one(fine.problem.counts), float)
     maps = per_dose * np.divide(dose, known, out=np.ones_like(known), where=known > 0)
-    # Without counts, and so without dose, the prior has still a say in the shares.
-    total = per_dose.sum(0)
-    share = np.where(total > 0, per_dose / np.where(total > 0, total, 1.0), 1.0 / n_phases)
-    order = np.arange(n_phases) if anchored else np.argsort(-(maps * known).sum(1))
+    matrix = np.asarray(basis.matrix)
+    spectra = (
+        np.einsum("pcj,jp->cp", matrix, weights) if basis.depends_on_phase else matrix @ weights
+    )
+    # Atoms compare phases that have some. Without counts, and so without dose, the prior has still
+    # a say in the shares.
+    amount = per_dose * spectra.sum(0)[:, None] if barren.any() else per_dose
+    total = amount.sum(0)
+    share = np.where(total > 0, amount / np.where(total > 0, total, 1.0), 1.0 / n_phases)
+    fit_sum = spectra * (maps * known).sum(1)[None, :]
+    order = np.arange(n_phases) if anchored else np.argsort(-fit_sum.sum(0), kind="stable")
     names = [f"phase {a + 1}" for a in range(n_phases)] if names is None else names
 
-    judged_scale = jnp.asarray(_scale(judged, rows), judged.weights.dtype)
-    info = information(judged.problem, judged.weights, judged.abundances, judged_scale)
+    info = information(judged.problem, judged.weights, judged.abundances, _gauge(judged, rows)[0])
     covariance = weights_covariance(weights, info)
     entries = (np.arange(n_columns)[:, None] * n_phases + order[None, :]).ravel()
     covariance = covariance[np.ix_(entries, entries)]
@@ -206,27 +214,31 @@ def _solution(
         free = np.where(np.asarray(fine.problem.fixed_abundances.mask), -1, free)
     on_plane = isinstance(fine.problem.constraint, SumToOneAbundances)
     weights, maps, share, free = weights[:, order], maps[order], share[order], free[order]
+    spectra, fit_sum, barren = spectra[:, order], fit_sum[:, order], barren[order]
     plane = 1 / scale[order] if on_plane else np.zeros(n_phases)
-    matrix = np.asarray(basis.matrix)
-    if basis.depends_on_phase:
-        matrix = matrix[order]
+    matrix = matrix[order] if basis.depends_on_phase else matrix
 
     atomic_weights = np.array([e.atomic_weight for e in model.elements])
-    atomic, atomic_error = phase_composition(weights, covariance, rows, np.ones(len(rows)))
-    weight, weight_error = phase_composition(weights, covariance, rows, atomic_weights)
+    held = np.where(barren[None, :], 0.0, weights)
+    atomic, atomic_error = phase_composition(held, covariance, rows, np.ones(len(rows)))
+    weight, weight_error = phase_composition(held, covariance, rows, atomic_weights)
     ny, nx, _ = image.shape
-    spectra = (
-        np.einsum("pcj,jp->cp", matrix, weights) if basis.depends_on_phase else matrix @ weights
-    )
     grid = ("phase", "y", "x")
     table = ("element", "phase")
     percent, weight_unit = {"units": "at%"}, {"units": "wt%"}
-    warnings = _warnings(image, model, fine, judged, ending, names, atomic, atomic_error)
+    counts_sum = np.asarray(image.sum_spectrum(), float)
+    warnings = [
+        *image.notes,
+        *of_convergence(fine, judged, ended),
+        *of_inputs(image, model),
+        *of_misfit(model, counts_sum, fit_sum.sum(1)),
+        *of_phases(names, [e.symbol for e in model.elements], atomic_error, barren),
+    ]
     parameters = _parameters(image, model)
     dataset = xr.Dataset(
         {
             "pixel_counts": (("y", "x"), np.asarray(counts.pixel_totals()).reshape(ny, nx)),
-            "counts_sum": ("energy", np.asarray(image.sum_spectrum(), float)),
+            "counts_sum": ("energy", counts_sum),
             "G": (("phase",) * basis.depends_on_phase + ("energy", "column"), matrix),
             "W": (("column", "phase"), weights),
             "W_covariance": (("entry", "entry_"), covariance),
@@ -235,15 +247,19 @@ def _solution(
             "H_plane": ("phase", plane),
             "exposure": (("y", "x"), np.broadcast_to(known, (1, ny * nx)).reshape(ny, nx).copy()),
             "spectra": (("energy", "phase"), spectra),
-            "fit_sum": (("energy", "phase"), spectra * (maps * known).sum(1)[None, :]),
-            "abundance": (grid, share.reshape(n_phases, ny, nx)),
+            "fit_sum": (("energy", "phase"), fit_sum),
+            "abundance": (
+                grid,
+                share.reshape(n_phases, ny, nx),
+                {"share_of": "counts" if barren.any() else "atoms"},
+            ),
             "composition": (table, 100 * atomic, percent),
             "composition_stderr": (table, 100 * atomic_error, percent),
             "weight_percent": (table, 100 * weight, weight_unit),
             "weight_percent_stderr": (table, 100 * weight_error, weight_unit),
-            "nll": ("check", fine.nll_trace),
+            "objective": ("check", fine.nll_trace),
             "steps": ("check", fine.nll_steps),
-            "coarse_nll": ("coarse_check", judged.nll_trace),
+            "coarse_objective": ("coarse_check", judged.nll_trace),
             "coarse_steps": ("coarse_check", judged.nll_steps),
         },
         {
@@ -252,126 +268,58 @@ def _solution(
             "phase": list(names),
             "element": [e.symbol for e in model.elements],
             "atomic_number": ("element", [e.atomic_number for e in model.elements]),
-            "y": ("y", np.arange(ny) * image.pixel_size[0], {"units": image.pixel_unit}),
-            "x": ("x", np.arange(nx) * image.pixel_size[1], {"units": image.pixel_unit}),
+            "y": ("y", _positions(image, 0), {"units": image.pixel_unit}),
+            "x": ("x", _positions(image, 1), {"units": image.pixel_unit}),
         },
         {
             "esmpy_jax_schema": SCHEMA,
             "program_version": _version(),
             "title": image.title,
-            "result": ending,
+            "result": ended,
             "converged": int(fine.converged and judged.converged),
-            "nll": fine.nll,
+            "objective": fine.nll,
+            "nll": fine.nll - float(fine.problem.penalty(fine.abundances)),
             "n_steps": fine.steps,
             "remaining_nats": fine.remaining,
+            "coarse_remaining_nats": judged.remaining,
             "seconds": settings.pop("seconds"),
             "sum_to_one": int(on_plane),
             "seed": json.dumps(settings.pop("seed")),
             "columns": json.dumps([column_record(c) for c in basis.columns]),
             "parameters": json.dumps({k: _plain(v) for k, v in parameters.items()}),
             "settings": json.dumps(settings),
-            "warnings": json.dumps(warnings),
+            "warnings": json.dumps(list(dict.fromkeys(warnings))),
         },
     )
     if fine is judged:
-        dataset = dataset.drop_vars(["coarse_nll", "coarse_steps"])
+        dataset = dataset.drop_vars(["coarse_objective", "coarse_steps"])
+        del dataset.attrs["coarse_remaining_nats"]
     return Solution(dataset)
 
 
-def _scale(fit: Factorisation, rows: np.ndarray) -> np.ndarray:
-    """The sum of each phase's composition rows, by which W is divided; 1 where it is zero."""
-    totals = np.asarray(fit.weights, float)[rows].sum(0)
-    return np.where(totals > 0, totals, 1.0)
+def _gauge(fit: Factorisation, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What each phase's W is divided by, and which phases have practically no atoms.
+
+    It is the sum of the composition rows, so that these become atomic fractions; for a phase
+    without atoms the counts of its spectrum, so that its H is in counts.
+    """
+    weights = np.asarray(fit.weights, np.float64)
+    counts = np.asarray(fit.basis.column_sums, np.float64) * weights
+    barren = counts[rows].sum(0) <= BARREN * counts.sum(0)
+    scale = np.where(barren, counts.sum(0), weights[rows].sum(0))
+    return np.where(scale == 0, 1.0, scale), barren
 
 
-def _sentence(fit: Factorisation) -> str:
-    return RESULTS[fit.result] or str(fit.result)
-
-
-def _ending(fine: Factorisation, judged: Factorisation, steps_argument: str) -> str:
-    """How the fit ended; what went wrong in the binned one goes first."""
-    if judged is fine or judged.converged:
-        return _sentence(fine)
-    where = "The fit of the binned image, from which the spectra come, did not converge"
-    if judged.result == RESULTS.max_steps_reached:
-        return f"{where} in {judged.steps} steps; raise {steps_argument} above that."
-    if judged.result == RESULTS.basis_moving:
-        return (
-            f"{where}: the absorption still follows the compositions; check thickness and "
-            "density, or ask for fewer phases."
-        )
-    return f"{where}: {_sentence(judged)}"
-
-
-def _warnings(image, model, fine, judged, ending, names, atomic, error):
-    out = list(image.notes)
-    if judged is not fine and not judged.converged:
-        out.append(ending)
-    if not fine.converged:
-        out.append(f"The fit did not converge: {_sentence(fine)}")
-    for name, entry in model.parameters().items():
-        if entry.source != "default":
-            continue
-        if name == "mass_thickness":
-            out.append(
-                "Thickness and density were not given, so absorption in the sample is neglected; "
-                "light elements come out too low."
-            )
-        elif entry.value is not None:
-            value = entry.value if isinstance(entry.value, str) else f"{entry.value:.4g}"
-            words = f"{value} {entry.unit}".strip()
-            out.append(
-                f"The {_name(name)} was neither given nor in the file: {words} stands in for it."
-            )
-    out += _unknown_tilts(image, model)
-    empty = int((np.asarray(image.counts.pixel_totals()) <= 0).sum())
-    if empty:
-        out.append(f"{empty} pixels hold no counts; their abundances are not determined by data.")
-    for a, name in enumerate(names):
-        if atomic[:, a].sum() <= 0:
-            out.append(f"{name} contains no element of the sample; its composition is empty.")
-        elif error[:, a].max() > VAGUE:
-            worst = model.elements[int(np.argmax(error[:, a]))].symbol
-            out.append(
-                f"The counts hardly determine the composition of {name}: the standard error of "
-                f"{worst} is {100 * error[:, a].max():.0f} at%; fewer phases or elements may help."
-            )
-    return list(dict.fromkeys(out))
-
-
-def _unknown_tilts(image, model) -> list[str]:
-    """A sentence where absorption rests on a take-off angle for which a tilt was taken as zero."""
-    known = image.acquisition
-    tilts = {"α": known.tilt_alpha, "β": known.tilt_beta}
-    unknown = [name for name, value in tilts.items() if value is None]
-    angle = known.take_off_angle
-    if not (model.depends_on_phase and unknown and angle is not None):
-        return []
-    if not np.isclose(angle, float(model.take_off_angle), rtol=0, atol=1e-4):
-        return []  # another angle was given
-    return [
-        f"The stage tilt {' and '.join(unknown)} was neither given nor in the file: 0° stands in "
-        "for it in the take-off angle."
-    ]
+def _positions(image: SpectrumImage, axis: int) -> np.ndarray:
+    """Where the centres of the pixels are along y (0) or x (1), in the scan's unit."""
+    return image.origin[axis] + np.arange(image.shape[axis]) * image.pixel_size[axis]
 
 
 def _parameters(image, model) -> dict[str, Provenance]:
     found = dict(image.provenance)
     for name, entry in model.parameters().items():
-        found[_name(name)] = Provenance(entry.value, entry.unit, entry.source)
+        found[in_words(name)] = Provenance(entry.value, entry.unit, entry.source)
     return found
-
-
-def _name(name: str) -> str:
-    """A parameter's name as words."""
-    words = {
-        "fano": "Fano factor",
-        "efficiency": "detector efficiency",
-        "noise_fwhm": "noise FWHM",
-        "take_off_angle": "take-off angle",
-        "mass_thickness": "mass-thickness",
-    }
-    return words.get(name, name.replace("_", " "))
 
 
 def _plain(entry: Provenance) -> dict[str, Any]:

@@ -108,6 +108,7 @@ class SpectrumImage(eqx.Module):
     - `energy_axis`, `acquisition`: see [`EnergyAxis`][esmpy_jax.EnergyAxis] and
       [`Acquisition`][esmpy_jax.Acquisition].
     - `pixel_size`: (y, x) step in `pixel_unit`.
+    - `origin`: (y, x) of the centre of the first pixel, in `pixel_unit`.
     - `provenance`: each quantity by name, with its unit and where it came from.
     - `notes`: sentences on what was left out or not believed while the image was made.
     - `truth`: the phases of a simulated image, else `None`.
@@ -124,6 +125,7 @@ class SpectrumImage(eqx.Module):
     )
     truth: GroundTruth | None = None
     notes: tuple[str, ...] = eqx.field(static=True, converter=tuple, default=())
+    origin: tuple[float, float] = eqx.field(static=True, default=(0.0, 0.0))
 
     def __check_init__(self):
         if len(self.counts.scan_shape) != 2:
@@ -144,6 +146,10 @@ class SpectrumImage(eqx.Module):
         """(y, x, channel)."""
         ny, nx = self.counts.scan_shape
         return ny, nx, self.counts.n_channels
+
+    def _at(self, y: float | int, x: float | int) -> tuple[float, float]:
+        """Where so many pixels from the first one are, in `pixel_unit`."""
+        return self.origin[0] + y * self.pixel_size[0], self.origin[1] + x * self.pixel_size[1]
 
     def sum_spectrum(self) -> Float[Array, " channel"]:
         """Counts of each channel, summed over the pixels."""
@@ -179,6 +185,7 @@ class SpectrumImage(eqx.Module):
         return dataclasses.replace(
             self,
             counts=_select(self.counts, (y0, y1, x0, x1), slice(0, channels)),
+            origin=self._at(y0, x0),
             truth=None if self.truth is None else self.truth.crop_region(y0, y1, x0, x1),
         )
 
@@ -199,6 +206,7 @@ class SpectrumImage(eqx.Module):
         return dataclasses.replace(
             self,
             counts=_bin(self.counts, factor),
+            origin=self._at((factor - 1) / 2, (factor - 1) / 2),
             pixel_size=size,
             truth=None if self.truth is None else self.truth.bin(factor),
             provenance=record,

@@ -56,7 +56,7 @@ def pixel_composition(
     (K_p) and that of W, which every pixel shares: dx = (h_a e_j - W K Cᵀ) dW + W dh. An abundance
     held at zero (neither `free` nor `known`) adds what letting it free alone would. Errors are at
     most 1, which stands for "not known". A pixel without abundance gets the mean of the phases'
-    fractions, with their spread as error.
+    fractions, with their spread as error; one without any atom zeros that are not known.
     """
     rows = np.asarray(rows)
     select = np.zeros((len(rows), len(weights)))
@@ -79,6 +79,7 @@ def pixel_composition(
         None if plane is None else jnp.asarray(plane, float),
     )
     fraction, variance = np.array(fraction), np.array(variance)
+    variance[:, fraction.sum(0) <= 0] = 1.0
     if (totals > 0).any():
         variance[:, blank] += each[:, totals > 0].var(1, keepdims=True)
     return fraction, np.sqrt(np.clip(variance, 0.0, 1.0))

@@ -19,22 +19,26 @@ from ..physics import EnergyAxis
 from . import _quantify
 from ._image import Provenance
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Solution:
     """W, H and what follows from them, in the canonical gauge.
 
-    In each phase the composition rows of W sum to one (atomic fractions) and H carries the counts;
-    `abundance` is each phase's share of H in a pixel. Everything lives in `dataset`:
+    In each phase the composition rows of W sum to one (atomic fractions) and H carries the counts.
+    A phase that is practically free of the sample's elements (a hole, a grid bar) has spectra that
+    sum to one instead, H in counts and a composition of zeros. `abundance` is each phase's share
+    of the atoms in a pixel, or of its counts where a phase is without atoms; its attribute
+    `share_of` says which. Everything lives in `dataset`:
 
     `counts_sum(energy)`, `G(energy, column)` or `G(phase, energy, column)`, `W(column, phase)`,
     `H(phase, y, x)`, `spectra(energy, phase)` = G W, `fit_sum(energy, phase)`: each phase's part
     of the summed spectrum, `abundance(phase, y, x)`, `composition(element, phase)` in at% with
     `composition_stderr`, `weight_percent(element, phase)` with `weight_percent_stderr`, and
-    `nll(check)` against `steps(check)`; coordinates in keV and the scan's unit; the physical
-    parameters with unit and source, the result and the warnings as attributes.
+    `objective(check)` against `steps(check)` (and `coarse_objective`, `coarse_steps` of the binned
+    fit); coordinates in keV and the scan's unit; the physical parameters with unit and source,
+    `objective`, `nll` and `remaining_nats` at the end, the result and the warnings as attributes.
     """
 
     dataset: xr.Dataset
@@ -52,7 +56,7 @@ class Solution:
 
     @property
     def abundance(self) -> Float[np.ndarray, "phase y x"]:
-        """Share of each phase in each pixel, summing to one."""
+        """Share of each phase in the atoms (or counts) of each pixel, summing to one."""
         return self.dataset["abundance"].values
 
     @functools.cached_property
@@ -84,8 +88,13 @@ class Solution:
         return self.dataset.attrs["result"]
 
     @property
-    def nll(self) -> float:
+    def objective(self) -> float:
         """Poisson NLL plus penalties at the end, in nats."""
+        return float(self.dataset.attrs["objective"])
+
+    @property
+    def nll(self) -> float:
+        """Poisson NLL at the end, without penalties, in nats."""
         return float(self.dataset.attrs["nll"])
 
     @property
@@ -105,16 +114,20 @@ class Solution:
         Returns a dataset with `composition(element, y, x)` and `composition_stderr`. The errors
         carry the noise of the pixel's own abundances and that of W; they know of no smoothness,
         which makes them too large where the maps are smoothed. 100 stands for "not known". A pixel
-        without abundance gets the mean of the phases and their spread as error.
+        without abundance gets the mean of the phases and their spread as error, one without any
+        atom zeros.
         """
         data = self.dataset
         elements = data["element"].values
         state = data["H_free"].values.reshape(len(data["phase"]), -1)
         rows = np.flatnonzero(self.basis.composition_rows)
         per_atom = np.array([Element(int(z)).atomic_weight for z in data["atomic_number"].values])
+        barren = data["composition"].values.sum(0) == 0
+        weights = data["W"].values.copy()
+        weights[np.ix_(rows, np.flatnonzero(barren))] = 0.0
         fraction, error = _quantify.pixel_composition(
             self.basis,
-            data["W"].values,
+            weights,
             np.asarray(self.abundances),
             data["exposure"].values.ravel(),
             data["W_covariance"].values,

@@ -52,6 +52,7 @@ def load(
         `energy_offset` (centre of channel 0) and `energy_gain` in keV: replace what the file says.
     - `energy_range`: (low, high) in keV; keeps the channels whose centre lies inside.
     - `region`: (y0, y1, x0, x1) in pixels, ends excluded; `bin` then sums bin × bin pixels.
+        The image keeps its place in the scan (`origin`).
     - `storage`: "dense", "sparse" or, by the share of nonzero channels, "auto".
     - `lazy`: `None` reads lazily where the reader can, `False` reads at once.
 
@@ -149,6 +150,10 @@ def _build(
         acquisition=acquisition,
         pixel_size=eds.pixel_size,
         pixel_unit=eds.pixel_unit,
+        origin=(
+            eds.origin[0] + y0 * eds.pixel_size[0],
+            eds.origin[1] + x0 * eds.pixel_size[1],
+        ),
         title=eds.title or path.stem,
         provenance=record,
         truth=_cut(truth, channels, (y0, y1, x0, x1)),

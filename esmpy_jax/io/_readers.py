@@ -29,6 +29,10 @@ def find_readers(path: pathlib.Path) -> list[dict[str, Any]]:
         if extension in {e.lower() for e in plugin["file_extensions"]}
     ]
     check(
+        [plugin["name"] for plugin in readers] != ["Image"],
+        f"{path.name} is a picture and holds no spectra; give the spectrum image's own file.",
+    )
+    check(
         bool(readers),
         f"The extension '{path.suffix}' of {path.name} belongs to no known format; give a file "
         f"that RosettaSciIO reads, such as {', '.join('.' + e for e in USUAL)}.",

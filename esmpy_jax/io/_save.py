@@ -25,10 +25,11 @@ def save_image(
     """Write an image as `.hspy`, `.zspy` or `.rpl` (with its `.raw`); returns the path.
 
     Counts are written as integers, block by block for `.hspy` and `.zspy`, with the energy axis,
-    the pixel size, what is known of the acquisition and the ground truth, so that `load` gives the
-    same image again. `.rpl` has room for the beam energy, the angles (but not the second tilt),
-    the live time and the resolution only; the ground truth goes to `<name>.truth.npz` beside it.
-    The notes, and where each quantity came from, are not kept: `load` reads them from the file.
+    size and place of the pixels, what is known of the acquisition and the ground truth, so that
+    `load` gives the same image again. `.rpl` has room for the beam energy, the angles (but not the
+    second tilt), the live time and the resolution only; the ground truth goes to
+    `<name>.truth.npz` beside it. The notes, and where each quantity came from, are not kept:
+    `load` reads them from the file.
 
     Raises `InputError` for another extension, for a folder that does not exist and, unless
     `overwrite` is set, for a file that does.
@@ -135,12 +136,14 @@ def _axes(image: SpectrumImage, ripple: bool) -> list[dict[str, Any]]:
             "_type": "UniformDataAxis",
             "name": name,
             "size": size,
-            "offset": 0.0,
+            "offset": float(first),
             "scale": float(step),
             "units": image.pixel_unit,
             "navigate": True,
         }
-        for name, size, step in zip(names, (ny, nx), image.pixel_size, strict=True)
+        for name, size, step, first in zip(
+            names, (ny, nx), image.pixel_size, image.origin, strict=True
+        )
     ]
     energy = {
         "_type": "UniformDataAxis",

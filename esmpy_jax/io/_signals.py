@@ -19,6 +19,7 @@ class Signal:
     - `order`: axes of `data` in the order (y, x, energy), without those it does not have.
     - `scan_shape`: (y, x), with ones for a line scan or a single spectrum.
     - `offset`, `gain`: of the energy axis, keV; `None` where the file has no calibration.
+    - `origin`: (y, x) of the first pixel, in `pixel_unit`.
     """
 
     data: Any
@@ -32,6 +33,7 @@ class Signal:
     gain: float | None
     pixel_size: tuple[float, float]
     pixel_unit: str
+    origin: tuple[float, float]
     notes: tuple[str, ...]
 
 
@@ -175,6 +177,8 @@ def interpret(signal: Mapping[str, Any], name: str) -> Signal:
     sizes = [int(shape[position[i]]) for i in scan]
     size, unit, notes = _pixel_size([axes[i] for i in scan])
     down = len(scan) == 1 and _is_y(axes[scan[0]])
+    first = [_first(axes[i]) for i in scan]  # in steps
+    place = (*first, 0.0) if down else (0.0, 0.0, *first)[-2:]
     ny, nx = (sizes[0], 1) if down else [1, 1, *sizes][-2:]
     offset, gain, more = _calibration(axes[energy], signal.get("original_metadata", {}), name)
     return Signal(
@@ -189,6 +193,7 @@ def interpret(signal: Mapping[str, Any], name: str) -> Signal:
         gain=gain,
         pixel_size=size,
         pixel_unit=unit,
+        origin=(place[0] * size[0], place[1] * size[1]),
         notes=(*notes, *more),
     )
 
@@ -261,6 +266,14 @@ def _step(axis) -> float:
         return abs(float(axis["scale"])) or 1.0
     values = np.asarray(axis.get("axis", [0.0, 1.0]), float)
     return abs(float(np.diff(values).mean())) if len(values) > 1 else 1.0
+
+
+def _first(axis) -> float:
+    """Where the first pixel is, in steps; zero for an axis that runs backwards or does not tell."""
+    values = axis.get("axis")
+    offset = axis.get("offset", 0.0 if values is None or not len(values) else values[0])
+    place = float(offset or 0.0) / _step(axis)
+    return place if np.isfinite(place) and float(axis.get("scale", 1.0)) > 0 else 0.0
 
 
 def _unit(axis) -> str:

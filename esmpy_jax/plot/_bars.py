@@ -1,4 +1,4 @@
-"""Numbers of a solution: composition as bars, and the way the likelihood went down."""
+"""Numbers of a solution: composition as bars, and the way the objective went down."""
 
 from collections.abc import Sequence
 
@@ -69,28 +69,40 @@ def plot_composition(
 
 @styled
 def plot_convergence(dataset: xr.Dataset, *, label: str = "") -> Figure:
-    """The negative log-likelihood (with penalties) above its lowest value, against the steps.
+    """How far the objective was above the optimum, in nats on a log axis, against the steps.
 
-    `dataset` carries `nll(check)` and `steps(check)`; values that are not finite are left out.
-    `label` names the curve, as with the solver.
+    `dataset` carries `objective(check)` and `steps(check)`; values that are not finite are left
+    out, and of several at one step (before and after G followed W) the last is shown. The optimum
+    is taken to be `remaining_nats`, an attribute, below the lowest value, or without it half of
+    the smallest distance to that. `label` names the curve, as with the solver.
     """
-    need(dataset, "nll", "steps")
-    trace = np.asarray(dataset["nll"].values, np.float64)
+    need(dataset, "objective", "steps")
+    trace = np.asarray(dataset["objective"].values, np.float64)
     steps = np.asarray(dataset["steps"].values)
     steps, trace = steps[np.isfinite(trace)], trace[np.isfinite(trace)]
+    last = np.append(np.diff(steps) > 0, True)[: len(steps)]
+    steps, trace = steps[last], trace[last]
     above = trace - (trace.min() if len(trace) else 0.0)
+    above = above + _left(above, dataset.attrs.get("remaining_nats"))
     figure = new_figure(6.4, 4.0)
     axes = figure.subplots()
     axes.set_axisbelow(True)
     axes.grid(axis="y", color=PALE, linewidth=0.7)
-    shown = above > 0
-    style = {"marker": "o", "markersize": 4} if shown.sum() <= 60 else {}
-    axes.plot(steps[shown], above[shown], color=INK, linewidth=1.6, label=label or None, **style)
-    if shown.any():
+    style = {"marker": "o", "markersize": 4} if len(steps) <= 60 else {}
+    axes.plot(steps, above, color=INK, linewidth=1.6, label=label or None, **style)
+    if len(steps):
         axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("step")
-    axes.set_ylabel("NLL above its minimum (nats)")
+    axes.set_ylabel("objective above the optimum (nats)")
     if label:
         axes.legend(loc="upper right")
     return figure
+
+
+def _left(above: np.ndarray, told: float | None) -> float:
+    """What is left at the lowest value, above zero so that a log axis shows it."""
+    if told is not None and np.isfinite(told) and told > 0:
+        return float(told)
+    distances = above[above > 0]
+    return float(distances.min()) / 2 if len(distances) else 1.0

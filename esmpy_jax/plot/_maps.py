@@ -63,7 +63,8 @@ def plot_abundances(
     _note_missing(figure, hidden)
     if image is not None:
         bar = figure.colorbar(image, ax=grid, shrink=0.85, aspect=22, pad=0.02)
-        bar.set_label("abundance")
+        share_of = dataset["abundance"].attrs.get("share_of")
+        bar.set_label("abundance" + (f" (share of the {share_of})" if share_of else ""))
         bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     return figure
 
@@ -78,12 +79,14 @@ def plot_composition_maps(
 ) -> Figure:
     """Local atomic fraction of each element, `sum_p composition[e, p] abundance[p, y, x]`, in at%.
 
-    Each map has its own colour bar. `elements` picks and orders them; by default all, the most
+    Where abundances are shares of counts (attribute `share_of`), they become shares of atoms first,
+    by each phase's `spectra`; a pixel without atoms has none of any element. Each map has its own
+    colour bar. `elements` picks and orders them; by default all, the most
     abundant first. `empty` as in `plot_abundances`.
     """
     need(dataset, "abundance", "composition")
-    maps = values(dataset, "abundance", "phase", "y", "x")
     composition = values(dataset, "composition", "element", "phase")
+    maps = _shares_of_atoms(dataset, composition)
     known = [str(symbol) for symbol in dataset["element"].values]
     if elements is None:
         elements = [known[i] for i in np.argsort(-composition.mean(1), kind="stable")]
@@ -108,6 +111,19 @@ def plot_composition_maps(
     _scale_bar(grid[0], dataset)
     _note_missing(figure, hidden)
     return figure
+
+
+def _shares_of_atoms(dataset: xr.Dataset, composition: np.ndarray) -> np.ndarray:
+    """`abundance`, or what it is in atoms where it is in counts; some phases may have none."""
+    maps = values(dataset, "abundance", "phase", "y", "x")
+    if dataset["abundance"].attrs.get("share_of") != "counts":
+        return maps
+    need(dataset, "spectra")
+    per_atom = values(dataset, "spectra", "energy", "phase").sum(0)
+    per_count = np.where(composition.sum(0) > 0, 1 / np.maximum(per_atom, 1e-300), 0.0)
+    atoms = maps * per_count[:, None, None]
+    total = atoms.sum(0)
+    return atoms / np.where(total > 0, total, 1.0)
 
 
 def scale_bar_length(field: Number, length_unit: str = "") -> tuple[float, str]:

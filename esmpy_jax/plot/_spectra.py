@@ -67,7 +67,7 @@ def plot_spectra(
     top.fill_between(energy, counts, step="mid", color=PALE, linewidth=0, label="counts")
     for i, name in enumerate(titles):
         percent = 100 * shares[:, i].sum() / max(fit.sum(), 1e-300)
-        label = f"{name} ({percent:.3g} %)"
+        label = f"{name} ({percent:.3g} % of the counts)"
         top.plot(energy, shares[:, i], color=phase_colour(i), linewidth=1.3, label=label)
     top.plot(energy, fit, color=INK, linewidth=0.9, label="fit")
     gain = float(energy[1] - energy[0]) if len(energy) > 1 else 0.0

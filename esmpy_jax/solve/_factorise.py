@@ -1,6 +1,7 @@
 """`factorise`: counts and a basis in, W and H out."""
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any
 
 import jax.numpy as jnp
@@ -63,7 +64,7 @@ def factorise(
     Raises `InputError` for counts, phases, constraints or fixed entries that cannot be used.
     """
     counts = as_counts(counts)
-    check(n_phases >= 1, f"The number of phases is {n_phases}; give at least 1.")
+    check_limits(n_phases, max_steps, tol, max_seconds)
     check(basis_rounds >= 1, f"basis_rounds is {basis_rounds}; give at least 1.")
     follow = None
     if callable(basis) and not isinstance(basis, Basis):
@@ -103,7 +104,7 @@ def factorise(
         fits.append(fit)
         result = fit.result
         weights, abundances = fit.weights, fit.abundances
-        if follow is None or result == RESULTS.nonfinite:
+        if follow is None or result in (RESULTS.nonfinite, RESULTS.max_seconds_reached):
             break
         moved = _with_basis(problem, follow(weights))
         if _change(problem.basis, moved.basis) > 1e-4:
@@ -115,6 +116,23 @@ def factorise(
     if throw and not out.converged:
         raise RuntimeError(RESULTS[out.result])
     return out
+
+
+def check_limits(n_phases: Any, max_steps: Any, tol: Any, max_seconds: Any) -> None:
+    """Raise `InputError` for numbers that say neither what to look for nor when to stop."""
+    check(
+        isinstance(n_phases, Integral) and int(n_phases) >= 1,
+        f"The number of phases is {n_phases}; give at least 1, as a whole number.",
+    )
+    check(
+        isinstance(max_steps, Integral) and int(max_steps) >= 0,
+        f"max_steps is {max_steps}; give a whole number that is not negative.",
+    )
+    check(not np.isnan(tol), "tol is NaN; give a number of nats such as 0.1.")
+    check(
+        max_seconds is None or not np.isnan(max_seconds),
+        "max_seconds is NaN; give a number of seconds, or None for no limit.",
+    )
 
 
 def as_fixed(values: Any, shape: tuple[int, int], name: str) -> Fixed | None:

@@ -1,0 +1,176 @@
+"""What a reader of a result should know before believing its numbers, as sentences."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from ..model import EDSModel
+from ..solve import RESULTS, Factorisation
+from ._image import SpectrumImage
+
+#: Standard error of an atomic fraction above which the user is warned.
+VAGUE = 0.2
+
+#: Deviance per channel of the summed spectrum above which the user is warned.
+POOR = 2.0
+
+#: Residuals named at most, each at least so many standard deviations of its channel's counts.
+_NAMED, _CLEAR = 3, 3.0
+
+
+def sentence(fit: Factorisation) -> str:
+    """How one fit ended."""
+    return RESULTS[fit.result] or str(fit.result)
+
+
+def ending(fine: Factorisation, judged: Factorisation, steps_argument: str) -> str:
+    """How the fit ended; what went wrong in the binned one goes first."""
+    if judged is fine or judged.converged:
+        return sentence(fine)
+    where = "The fit of the binned image, from which the spectra come, did not converge"
+    if judged.result == RESULTS.max_steps_reached:
+        return f"{where} in {judged.steps} steps; raise {steps_argument} above that."
+    if judged.result == RESULTS.basis_moving:
+        return (
+            f"{where}: the absorption still follows the compositions; check thickness and "
+            "density, or ask for fewer phases."
+        )
+    return f"{where}: {sentence(judged)}"
+
+
+def of_convergence(fine: Factorisation, judged: Factorisation, ended: str) -> list[str]:
+    """Which of the two fits did not converge, with `ended` from `ending`."""
+    out = [] if judged is fine or judged.converged else [ended]
+    return out if fine.converged else [*out, f"The fit did not converge: {sentence(fine)}"]
+
+
+def of_inputs(image: SpectrumImage, model: EDSModel) -> list[str]:
+    """What stood in for quantities that nobody gave, and pixels that hold nothing."""
+    out = []
+    for name, entry in model.parameters().items():
+        if entry.source != "default":
+            continue
+        if name == "mass_thickness":
+            out.append(
+                "Thickness and density were not given, so absorption in the sample is neglected; "
+                "light elements come out too low."
+            )
+        elif entry.value is not None:
+            value = entry.value if isinstance(entry.value, str) else f"{entry.value:.4g}"
+            words = f"{value} {entry.unit}".strip()
+            out.append(
+                f"The {in_words(name)} was neither given nor in the file: {words} stands in for it."
+            )
+    out += unknown_tilts(image, model)
+    empty = int((np.asarray(image.counts.pixel_totals()) <= 0).sum())
+    if empty == 1:
+        out.append("1 pixel holds no counts; its abundances are not determined by data.")
+    elif empty:
+        out.append(f"{empty} pixels hold no counts; their abundances are not determined by data.")
+    return out
+
+
+def unknown_tilts(image: SpectrumImage, model: EDSModel) -> list[str]:
+    """A sentence where absorption rests on a take-off angle for which a tilt was taken as zero."""
+    known = image.acquisition
+    tilts = {"α": known.tilt_alpha, "β": known.tilt_beta}
+    unknown = [name for name, value in tilts.items() if value is None]
+    angle, used = known.take_off_angle, model.take_off_angle
+    if not (model.depends_on_phase and unknown and angle is not None and used is not None):
+        return []
+    if not np.isclose(angle, float(used), rtol=0, atol=1e-4):
+        return []  # another angle was given
+    both = len(unknown) > 1
+    return [
+        f"The stage tilt{'s' * both} {_listed(unknown)} {'were' if both else 'was'} neither given "
+        f"nor in the file: 0° stands in for {'them' if both else 'it'} in the take-off angle."
+    ]
+
+
+def deviance_per_channel(
+    counts_sum: Float[np.ndarray, " channel"], fit_sum: Float[np.ndarray, " channel"]
+) -> float:
+    """Deviance of the summed spectrum over the number of channels; about 1 for a perfect model."""
+    counts = np.asarray(counts_sum, np.float64)
+    fit = np.maximum(np.asarray(fit_sum, np.float64), 1e-300)
+    logs = np.where(counts > 0, counts * np.log(np.where(counts > 0, counts, 1.0) / fit), 0.0)
+    return float(2 * (logs - counts + fit).sum() / len(counts))
+
+
+def of_misfit(
+    model: EDSModel,
+    counts_sum: Float[np.ndarray, " channel"],
+    fit_sum: Float[np.ndarray, " channel"],
+) -> list[str]:
+    """Where a poor fit of the summed spectrum leaves most, a peak of it named once."""
+    misfit = deviance_per_channel(counts_sum, fit_sum)
+    if misfit <= POOR or not np.isfinite(misfit):
+        return []
+    energy = np.asarray(model.energy_axis.centres, np.float64)
+    width = np.asarray(model.detector.resolution.fwhm(model.energy_axis.centres), np.float64)
+    excess = np.asarray(counts_sum, np.float64) - fit_sum
+    size = np.abs(excess) / np.sqrt(np.maximum(fit_sum, 1e-12))
+    places = []
+    while len(places) < _NAMED and size.max() >= _CLEAR:
+        worst = int(np.argmax(size))
+        places.append(f"{energy[worst]:.2f} keV")
+        size[np.abs(energy - energy[worst]) <= 2 * width[worst]] = 0.0
+    where = f", the most at {_listed(places)}" if places else ""
+    return [
+        f"The fit is poor: it leaves a deviance of {misfit:.3g} per channel in the summed "
+        f"spectrum, where 1 is ideal{where}; look for a missing element or stray line there, or "
+        "for a wrong energy axis, resolution, efficiency or thickness."
+    ]
+
+
+def of_phases(
+    names: Sequence[str],
+    elements: Sequence[str],
+    error: Float[np.ndarray, "element phase"],
+    barren: Bool[np.ndarray, " phase"],
+) -> list[str]:
+    """Phases without elements, or with standard errors that are too large to be of use."""
+    out = []
+    without = [name for name, none in zip(names, barren, strict=True) if none]
+    if without:
+        holds, empty, amount = (
+            ("contains", "its composition is empty", "its H is")
+            if len(without) == 1
+            else ("contain", "their compositions are empty", "their H are")
+        )
+        out.append(
+            f"{_listed(without)} {holds} practically no element of the sample: {empty}, {amount} "
+            "in counts, and the abundances of all phases are shares of a pixel's counts, not of "
+            "its atoms."
+        )
+    for a, name in enumerate(names):
+        worst = float(error[:, a].max(initial=0.0))
+        if barren[a] or worst <= VAGUE:
+            continue
+        if not np.isfinite(worst):
+            out.append(f"The standard errors of {name} are not known: they are not finite.")
+            continue
+        out.append(
+            f"The counts hardly determine the composition of {name}: the standard error of "
+            f"{elements[int(np.argmax(error[:, a]))]} is {100 * worst:.0f} at%; fewer phases or "
+            "elements may help."
+        )
+    return out
+
+
+def in_words(name: str) -> str:
+    """A parameter's name as words."""
+    words = {
+        "fano": "Fano factor",
+        "efficiency": "detector efficiency",
+        "noise_fwhm": "noise FWHM",
+        "take_off_angle": "take-off angle",
+        "mass_thickness": "mass-thickness",
+    }
+    return words.get(name, name.replace("_", " "))
+
+
+def _listed(words: Sequence[str]) -> str:
+    """ "a", "a and b", "a, b and c"."""
+    return " and ".join(part for part in (", ".join(words[:-1]), *words[-1:]) if part)
