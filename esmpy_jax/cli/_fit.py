@@ -17,7 +17,17 @@ if TYPE_CHECKING:
     from ..inference import Solution, SpectrumImage
     from ..model import EDSModel
 
-_SOLVERS = ("coarse-to-fine", "multiplicative")
+_SOLVERS = {
+    "coarse-to-fine": "CoarseToFine",
+    "newton": "VariableProjectionNewton",
+    "multiplicative": "MultiplicativeUpdate",
+    "joint": "JointMultiplicativeUpdate",
+    "extrapolated": "ExtrapolatedUpdate",
+    "squarem": "SquaremUpdate",
+    "projected-gradient": "ProjectedGradient",
+    "quadratic-surrogate": "QuadraticSurrogate",
+    "mirror-descent": "BlockMirrorDescent",
+}
 _STARTS = ("binned", "random", "nndsvd", "vertex")
 _CONSTRAINTS = ("none", "abundances", "weights", "shares")
 
@@ -53,6 +63,7 @@ def fit(
     constraint: o.Constraint = None,
     smoothness: o.Smoothness = None,
     sparsity: o.Sparsity = None,
+    total_variation: o.TotalVariation = None,
     max_steps: o.MaxSteps = 2000,
     tol: o.Tol = 0.1,
     max_seconds: o.MaxSeconds = None,
@@ -78,11 +89,12 @@ def fit(
         "one for each.",
     )
     options = _fit_options(
-        o.choice(solver, _SOLVERS, "--solver"),
+        o.choice(solver, tuple(_SOLVERS), "--solver"),
         None if start is None else o.choice(start, _STARTS, "--start"),
         None if constraint is None else o.choice(constraint, _CONSTRAINTS, "--constraint"),
         smoothness,
         sparsity,
+        total_variation,
     )
     o.at_least(max_steps, 1, "--max-steps", "a whole number of at least 1")
     check(tol > 0, f"--tol is {tol:g}; give a positive number of nats such as 0.1.")
@@ -214,26 +226,32 @@ def _fit_options(
     constraint: str | None,
     smoothness: float | None,
     sparsity: float | None,
+    total_variation: float | None,
 ) -> dict[str, Any]:
     """Arguments of `fit`; refuses what contradicts itself."""
     from .. import inference, objective, solve
     from ..inference._fit import SMOOTHNESS
 
-    for value, flag in ((smoothness, "--smoothness"), (sparsity, "--sparsity")):
+    strengths = {
+        "--smoothness": smoothness,
+        "--sparsity": sparsity,
+        "--total-variation": total_variation,
+    }
+    for flag, value in strengths.items():
         if value is not None:
             o.at_least(value, 0, flag, "zero or a positive number")
     coarse = solver == "coarse-to-fine"
     check(
         start is None or not coarse,
         f"--start {start} contradicts --solver coarse-to-fine, which chooses its own starts; leave "
-        "--start out, or add --solver multiplicative.",
+        "--start out, or add --solver newton.",
     )
     bound = coarse or constraint not in (None, "none")
     check(
-        bound or not (smoothness or sparsity),
-        "--smoothness and --sparsity mean nothing without a constraint, since the maps would "
-        "shrink while the spectra grow; add --constraint abundances, weights or shares, or leave "
-        "them out.",
+        bound or not any(strengths.values()),
+        "--smoothness, --sparsity and --total-variation mean nothing without a constraint, since "
+        "the maps would shrink while the spectra grow; add --constraint abundances, weights or "
+        "shares, or leave them out.",
     )
     constraints = {
         "none": objective.Unconstrained(),
@@ -248,13 +266,13 @@ def _fit_options(
         "vertex": solve.VertexStart,
     }
     options: dict[str, Any] = {
-        "solver": inference.CoarseToFine() if coarse else solve.MultiplicativeUpdate()
+        "solver": getattr(inference if coarse else solve, _SOLVERS[solver])()
     }
     if constraint is not None:
         options["constraint"] = constraints[constraint]
     if start is not None:
         options["start"] = starts[start]()
-    if smoothness is not None or sparsity is not None:
+    if any(value is not None for value in strengths.values()):
         default = SMOOTHNESS if coarse and constraint not in ("none", "weights") else 0.0
         strength = default if smoothness is None else smoothness
         terms: list[Any] = []
@@ -262,6 +280,8 @@ def _fit_options(
             terms.append(objective.LaplacianSmoothness(strength))
         if sparsity:
             terms.append(objective.LogSparsity(sparsity))
+        if total_variation:
+            terms.append(objective.TotalVariation(total_variation))
         options["regulariser"] = (
             objective.NoRegulariser()
             if not terms

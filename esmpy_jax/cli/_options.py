@@ -122,9 +122,11 @@ Seed = Annotated[int, typer.Option(help="Of every random number.", rich_help_pan
 Solver = Annotated[
     str,
     _text(
-        "Spectra from the binned image, then maps; or both together at full resolution.",
+        "Spectra from the binned image, then maps (coarse-to-fine); or both together at full "
+        "resolution, by newton, multiplicative, joint, extrapolated, squarem, "
+        "projected-gradient, quadratic-surrogate or mirror-descent steps.",
         _FIT,
-        "coarse-to-fine|multiplicative",
+        "NAME",
     ),
 ]
 Start = Annotated[
@@ -151,6 +153,10 @@ Smoothness = Annotated[
 ]
 Sparsity = Annotated[
     float | None, _number("--sparsity", "Weight of the penalty on many phases in a pixel.", _FIT)
+]
+TotalVariation = Annotated[
+    float | None,
+    _number("--total-variation", "Weight of the total variation of the maps.", _FIT),
 ]
 MaxSteps = Annotated[
     int,

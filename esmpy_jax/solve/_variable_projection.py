@@ -67,7 +67,7 @@ class VariableProjectionNewton(AbstractSolver[_State]):
         weights, abundances = jax.lax.fori_loop(
             0,
             state.due if newton else 1,
-            lambda _, wh: multiplicative.step(problem, *wh, None)[:2],
+            lambda _, wh: multiplicative.step(problem, wh[0], wh[1], None)[:2],
             (weights, abundances),
         )
         if newton:
