@@ -261,3 +261,21 @@ def test_other_files_are_refused_with_a_sentence(example, tmp_path):
         cut.write_bytes(content[:length])
         with pytest.raises(ej.InputError, match="cannot be read as a saved solution"):
             ej.Solution.load(cut)
+
+
+def test_a_time_limit_is_told(example):
+    image, model, _ = example
+    solution = ej.fit(
+        image,
+        model,
+        2,
+        solver=ej.MultiplicativeUpdate(),
+        start=ej.RandomStart(),
+        max_steps=1000,
+        tol=-1.0,
+        max_seconds=1e-9,
+    )
+    assert solution.dataset.attrs["n_steps"] == 20  # a fiftieth
+    assert "time limit" in solution.result
+    assert any("time limit" in sentence for sentence in solution.warnings)
+    assert json.loads(solution.dataset.attrs["settings"])["max_seconds"] == 1e-9
