@@ -1,14 +1,37 @@
 """Counts: kept exactly, summed exactly, binned exactly, and refused with one sentence."""
 
+import functools
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse
-from factor_problems import STORAGES, array_sizes, inner_programs
+from factor_problems import (
+    N_PHASES,
+    STORAGES,
+    Example,
+    array_sizes,
+    example,
+    inner_programs,
+)
 
 from esmpy_jax._checks import InputError
-from esmpy_jax.objective import SparseCounts, as_counts, bin_counts, counts_from_coo
+from esmpy_jax.objective import SparseCounts, as_counts, bin_counts, counts_from_coo, pairs
+from esmpy_jax.objective._blocks import Blocks
+
+#: Every pass, and what it takes beside D and H.
+PASSES = {
+    "pixel_pass": None,
+    "channel_pass": None,
+    "log_pass": None,
+    "log_ratio_pass": None,
+    "pixel_moments": None,
+    "channel_moments": None,
+    "cross_pass": "spectra",
+    "steepest_drop": "change",
+}
 
 
 def image(seed=0, largest=200, shape=(4, 5, 9)):
@@ -179,6 +202,13 @@ def test_no_counts_at_all_can_be_stored(storage):
     np.testing.assert_array_equal(counts.channel_pass(jnp.ones((4, 2)), jnp.ones((2, 6))), 0.0)
 
 
+def ones_for(name, n_channels, n_pixels):
+    """Arguments of a pass for three phases."""
+    args = jnp.ones((n_channels, 3)), jnp.ones((3, n_pixels))
+    extra = {"spectra": jnp.ones((n_channels, 4)), "change": args[1]}
+    return args if PASSES[name] is None else (*args, extra[PASSES[name]])
+
+
 def test_passes_make_nothing_of_size_channel_times_pixel():
     rng = np.random.default_rng(3)
     n_pixels, n_channels = 400, 500
@@ -187,18 +217,18 @@ def test_passes_make_nothing_of_size_channel_times_pixel():
         pixel, channel, np.ones(900, int), scan_shape=(20, 20), n_channels=n_channels
     )
     assert counts.is_sparse
-    args = (jnp.ones((n_channels, 3)), jnp.ones((3, n_pixels)))
-    for name in ("pixel_pass", "channel_pass", "log_pass", "log_ratio_pass"):
+    for name in PASSES:
+        args = ones_for(name, n_channels, n_pixels)
         sizes = [size for size, _ in array_sizes(getattr(counts, name), *args)]
         assert max(sizes) < 0.05 * n_pixels * n_channels, name
 
 
 def test_dense_passes_hold_one_tile_of_floats():
-    n_pixels, n_channels = 2000, 64
+    n_pixels, n_channels = 2000, 100
     counts = as_counts(np.ones((n_pixels, n_channels), int))
     assert not counts.is_sparse
-    args = (jnp.ones((n_channels, 3)), jnp.ones((3, n_pixels)))
-    for name in ("pixel_pass", "channel_pass", "log_pass", "log_ratio_pass"):
+    for name in PASSES:
+        args = ones_for(name, n_channels, n_pixels)
         sizes = [
             size
             for size, dtype in array_sizes(getattr(counts, name), *args)
@@ -207,7 +237,7 @@ def test_dense_passes_hold_one_tile_of_floats():
         assert max(sizes) <= 256 * n_channels, name
 
 
-@pytest.mark.parametrize("name", ["pixel_pass", "channel_pass", "log_pass", "log_ratio_pass"])
+@pytest.mark.parametrize("name", PASSES)
 def test_products_ask_for_full_float32(name):
     """Accelerators multiply float32 with fewer bits unless told otherwise."""
     counts = as_counts(np.ones((10, 4), int), storage="dense")
@@ -220,7 +250,172 @@ def test_products_ask_for_full_float32(name):
             for inner in inner_programs(equation):
                 walk(inner)
 
-    walk(jax.make_jaxpr(getattr(counts, name))(jnp.ones((4, 2)), jnp.ones((2, 10))).jaxpr)
+    walk(jax.make_jaxpr(getattr(counts, name))(*ones_for(name, 4, 10)).jaxpr)
     assert found
     highest = jax.lax.Precision.HIGHEST
     assert all(p == (highest, highest) for p in found)
+
+
+def spread_out(seed):
+    """Pixels with none, a few and all of 90 channels: some rows overflow by many blocks."""
+    rng = np.random.default_rng(seed)
+    matrix = rng.random((90, 5)) ** 4 + 0.01
+    weights, abundances = rng.random((5, N_PHASES)) + 0.05, rng.random((N_PHASES, 70)) + 0.05
+    filled = rng.choice([0.0, 0.03, 0.1, 1.0], (70, 1), p=[0.1, 0.5, 0.3, 0.1])
+    y = rng.integers(1, 300, (70, 90)) * (rng.random((70, 90)) < filled)
+    return Example(y, matrix, weights, abundances, (7, 10))
+
+
+EXAMPLES = {
+    "awkward": lambda seed: example("awkward", seed),
+    "by phase": lambda seed: example("awkward", seed, by_phase=True, exposure=True),
+    "pixel": lambda seed: example("pixel", seed),
+    "channel": lambda seed: example("channel", seed),
+    "overflow": spread_out,
+}
+
+
+def numpy_moments(y, endmembers, abundances, spectra, change):
+    """What the passes say, by their definitions; the exposure has no part in any of them."""
+    model = endmembers @ abundances  # (channel, pixel)
+    first, second = y.T / model, y.T / model**2
+    both = pairs(len(abundances))
+    d2 = np.stack([endmembers[:, a] * endmembers[:, b] for a, b in both], 1)
+    h2 = np.stack([abundances[a] * abundances[b] for a, b in both])
+    drop = np.where(y.T > 0, -(endmembers @ change) / model, 0.0)
+    cross = np.einsum("cp,ca,cj->jap", second, endmembers, spectra)
+    return {
+        "pixel_moments": (endmembers.T @ first, d2.T @ second),
+        "channel_moments": (first @ abundances.T, second @ h2.T),
+        "cross_pass": (spectra.T @ first, cross),
+        "steepest_drop": np.maximum(drop.max(0), 0.0),
+    }
+
+
+@functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+def all_moments(counts, endmembers, abundances, spectra, change):
+    return {
+        "pixel_moments": counts.pixel_moments(endmembers, abundances),
+        "channel_moments": counts.channel_moments(endmembers, abundances),
+        "cross_pass": counts.cross_pass(endmembers, abundances, spectra),
+        "steepest_drop": counts.steepest_drop(endmembers, abundances, change),
+    }
+
+
+MOMENTS = [
+    *itertools.product(["awkward"], STORAGES, ["float32", "float64"]),
+    *itertools.product(["overflow"], ["sparse"], ["float32", "float64"]),
+    ("by phase", "dense", "float64"),
+    ("pixel", "sparse", "float32"),
+    ("channel", "dense", "float64"),
+]
+
+
+@pytest.mark.parametrize(("name", "storage", "precision"), MOMENTS)
+def test_moments_are_numpy_s(name, storage, precision):
+    """All terms of the sums are positive: each loses some roundings, and a sum one per term.
+
+    A drop is a difference; what its terms lose is relative to their magnitudes.
+    """
+    problem, rng = EXAMPLES[name](1), np.random.default_rng(1)
+    factors = problem.endmembers(), problem.abundances
+    spectra = rng.random((len(factors[0]), 4)) ** 2
+    change = rng.normal(0, 0.3, factors[1].shape) * factors[1]
+    args = [x.astype(precision) for x in (*factors, spectra, change)]
+    expected = numpy_moments(problem.y, *(x.astype(float) for x in args))
+    with jax.enable_x64(precision == "float64"):
+        counts = problem.counts(storage)
+        found = all_moments(counts, *args)
+    if name == "overflow":
+        assert counts.by_pixel.owner.size > 0
+    rtol = 40 * float(np.finfo(precision).eps)
+    for key in ("pixel_moments", "channel_moments", "cross_pass"):
+        for new, old in zip(found[key], expected[key], strict=True):
+            np.testing.assert_allclose(new, old, rtol=rtol, err_msg=key)
+    drops, empty = np.asarray(found["steepest_drop"]), problem.y.sum(1) == 0
+    most = (np.abs(change) / factors[1]).max()  # no drop has larger terms than these
+    np.testing.assert_allclose(drops, expected["steepest_drop"], atol=rtol * most)
+    assert not drops[empty].any()
+    assert not np.asarray(found["pixel_moments"][1])[:, empty].any()
+
+
+def test_no_drop_where_all_counts_gain(precision):
+    """A rise everywhere gives zero, and the largest of the drops is that of a channel in use."""
+    endmembers = jnp.asarray([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    abundances = jnp.asarray([[2.0, 2.0], [1.0, 1.0]])
+    change = jnp.asarray([[0.5, -1.0], [0.0, 0.25]])
+    for storage in STORAGES:
+        counts = as_counts(np.array([[3, 0, 1], [0, 2, 5]]), storage=storage)
+        drops = counts.steepest_drop(endmembers, abundances, change)
+        np.testing.assert_allclose(drops, [0.0, 0.25], rtol=4 * np.finfo(precision).eps)
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_moments_of_models_near_zero_are_finite(storage, precision):
+    """Spectra from far below the least divisor to one, and a phase that is absent."""
+    rng = np.random.default_rng(4)
+    sizes = 10.0 ** np.array([-400.0, -44, -38, -30, -20, -15, -9, -7, -5, -3, -1, 0])
+    endmembers = np.stack([sizes, np.roll(sizes, 4) * (rng.random(12) < 0.5), 0 * sizes], 1)
+    abundances = np.array([[1.0, 1e-3, 1e-9, 0.0, 1e-20], [1.0, 1e-9, 1.0, 1.0, 1e-20], [1] * 5])
+    y = np.minimum(10.0 ** rng.integers(0, 5, (5, 12)), 60_000).astype(int)
+    y[0, 0] = 60_000
+    args = (jnp.asarray(x, float) for x in (endmembers, abundances, endmembers, -abundances))
+    found = all_moments(as_counts(y, storage=storage), *args)
+    for name in ("pixel_moments", "cross_pass", "steepest_drop"):
+        for values in jax.tree.leaves(found[name]):
+            assert np.isfinite(values).all(), name
+            assert np.asarray(values).min() >= 0
+    assert np.isfinite(found["channel_moments"][0]).all()
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_curvature_of_small_models_is_kept(storage, precision):
+    """`sum Y (D / X)²` has no unit: it is the same for spectra of any size."""
+    rng = np.random.default_rng(5)
+    endmembers, abundances = rng.random((12, 3)) + 0.1, rng.random((3, 5)) + 0.1
+    y = rng.integers(1, 5, (5, 12))
+    y[0, 0] = 60_000  # stored as in the test above
+    counts = as_counts(y, storage=storage)
+    expected = numpy_moments(y, endmembers, abundances, endmembers, abundances)
+    for size in (1e-4, 1e-9):
+        small = jnp.asarray(size * endmembers, float)
+        maps = jnp.asarray(abundances, float)
+        found = all_moments(counts, small, maps, small, -maps)
+        np.testing.assert_allclose(
+            found["pixel_moments"][1], expected["pixel_moments"][1], rtol=1e-5
+        )
+        np.testing.assert_allclose(found["cross_pass"][1], expected["cross_pass"][1], rtol=1e-5)
+
+
+@pytest.mark.parametrize("lengths", [(4, 4), (32, 8), (96, 64)])
+def test_rows_and_blocks_of_any_length_say_the_same(lengths, x64):
+    problem = spread_out(3)
+    pixel, channel = np.nonzero(problem.y)
+    value = problem.y[pixel, channel].astype(np.uint16)
+    blocks = Blocks.pack(pixel, channel, value, 70, 90, lengths)
+    assert blocks.first.value.shape == (lengths[0], 70)
+    assert blocks.overflow.value.shape[0] == lengths[1]
+    assert (blocks.owner.size == 0) == (lengths[0] >= 90)
+    for new, old in zip(blocks.to_triplets(), (pixel, channel, value), strict=True):
+        np.testing.assert_array_equal(new, old)
+    np.testing.assert_array_equal(blocks.totals(), problem.y.sum(1))
+    usual = problem.counts("sparse")
+    counts = SparseCounts(blocks, usual.by_channel, (7, 10), 90)
+    change = np.random.default_rng(0).normal(0, 1, (N_PHASES, 70)) * problem.abundances
+    args = [problem.endmembers(), problem.abundances, problem.matrix, change]
+    found, expected = all_moments(counts, *args), numpy_moments(problem.y, *args)
+    np.testing.assert_allclose(found["pixel_moments"][1], expected["pixel_moments"][1], rtol=1e-13)
+    np.testing.assert_allclose(found["cross_pass"][1], expected["cross_pass"][1], rtol=1e-13)
+    np.testing.assert_allclose(found["steepest_drop"], expected["steepest_drop"], rtol=1e-12)
+
+
+def test_slots_are_few():
+    """One pixel with all channels does not lengthen the rows of the others."""
+    y = np.zeros((1000, 800), int)
+    rng = np.random.default_rng(0)
+    y[np.repeat(np.arange(1000), 5), rng.integers(0, 800, 5000)] = 1
+    y[500] = 1
+    counts = as_counts(y, storage="sparse")
+    number = np.count_nonzero(y)
+    for blocks in (counts.by_pixel, counts.by_channel):
+        assert blocks.first.value.size + blocks.overflow.value.size < 2.2 * number

@@ -150,12 +150,11 @@ def _tile_ratio(counts, rows, endmembers):
 
 
 def _tile_ratios(counts, rows, endmembers):
-    """Y / X and Y / X² of a tile."""
+    """Y / X and Y / X² of a tile; the latter is cut off where sums of it might overflow."""
     model = _matmul(rows, endmembers.T)
-    return (
-        ratio(counts.astype(model.dtype), model),
-        relative(ratio(counts.astype(model.dtype), model), model),
-    )
+    first = ratio(counts.astype(model.dtype), model)
+    second = first * relative(jnp.ones_like(model), model)
+    return first, jnp.minimum(second, float(jnp.finfo(model.dtype).max) * 2.0**-40)
 
 
 def _products(rows):

@@ -116,7 +116,12 @@ def bounded_minimum(
         total = sum(x - h for x, h in zip(z, held, strict=True))
         scale = budget / jnp.where(total > 0, total, 1.0)
         z = [jnp.where(f & (total > 0), x * scale, x) for f, x in zip(free, z, strict=True)]
-    good = sum(z) < jnp.inf  # false for NaN, too
+    moved = [x - h for x, h in zip(z, start, strict=True)]
+    halves = [g + 0.5 * x for g, x in zip(gradient, _product(matrix, moved), strict=True)]
+    # false for NaN, too; nearly singular matrices can make a step that leads upwards
+    good = sum(d * x for d, x in zip(moved, halves, strict=True)) <= 0
+    if summed:
+        good = good & ((total > 0) | (budget <= 0))
     return jnp.stack([jnp.where(good, x, h) for x, h in zip(z, start, strict=True)])
 
 
