@@ -1,73 +1,188 @@
-"""Phases, abundances and compositions from STEM-EDXS spectrum images, in JAX."""
+"""Phases, abundances and compositions from STEM-EDXS spectrum images, in JAX.
 
-from . import atomic as atomic
-from . import plot as plot
-from . import sharding as sharding
-from . import simulate as simulate
-from ._basis import Basis as Basis
-from ._basis import Column as Column
-from ._basis import ColumnKind as ColumnKind
-from ._checks import InputError as InputError
-from .atomic import Composition as Composition
-from .atomic import Element as Element
-from .inference import CoarseToFine as CoarseToFine
-from .inference import GroundTruth as GroundTruth
-from .inference import Provenance as Provenance
-from .inference import Solution as Solution
-from .inference import SpectrumImage as SpectrumImage
-from .inference import fit as fit
-from .io import load as load
-from .io import save_image as save_image
-from .model import EDSModel as EDSModel
-from .model import forward as forward
-from .objective import AbstractConstraint as AbstractConstraint
-from .objective import AbstractCounts as AbstractCounts
-from .objective import AbstractRegulariser as AbstractRegulariser
-from .objective import DenseCounts as DenseCounts
-from .objective import LaplacianSmoothness as LaplacianSmoothness
-from .objective import LogSparsity as LogSparsity
-from .objective import NoRegulariser as NoRegulariser
-from .objective import SparseCounts as SparseCounts
-from .objective import SumOf as SumOf
-from .objective import SumToOneAbundances as SumToOneAbundances
-from .objective import SumToOneShares as SumToOneShares
-from .objective import SumToOneWeights as SumToOneWeights
-from .objective import TotalVariation as TotalVariation
-from .objective import Unconstrained as Unconstrained
-from .objective import as_counts as as_counts
-from .objective import counts_from_coo as counts_from_coo
-from .objective import poisson_deviance as poisson_deviance
-from .objective import poisson_nll as poisson_nll
-from .physics import AbstractBremsstrahlung as AbstractBremsstrahlung
-from .physics import AbstractEfficiency as AbstractEfficiency
-from .physics import Acquisition as Acquisition
-from .physics import Detector as Detector
-from .physics import EnergyAxis as EnergyAxis
-from .physics import LayeredEfficiency as LayeredEfficiency
-from .physics import LifshinBremsstrahlung as LifshinBremsstrahlung
-from .physics import MeasuredEfficiency as MeasuredEfficiency
-from .physics import Resolution as Resolution
-from .physics import take_off_angle as take_off_angle
-from .solve import RESULTS as RESULTS
-from .solve import AbstractSolver as AbstractSolver
-from .solve import AbstractStart as AbstractStart
-from .solve import AbundanceNewton as AbundanceNewton
-from .solve import AbundanceUpdate as AbundanceUpdate
-from .solve import BinnedStart as BinnedStart
-from .solve import BlockMirrorDescent as BlockMirrorDescent
-from .solve import ExtrapolatedUpdate as ExtrapolatedUpdate
-from .solve import Factorisation as Factorisation
-from .solve import Fixed as Fixed
-from .solve import GivenStart as GivenStart
-from .solve import JointMultiplicativeUpdate as JointMultiplicativeUpdate
-from .solve import MultiplicativeUpdate as MultiplicativeUpdate
-from .solve import NNDSVDStart as NNDSVDStart
-from .solve import ProjectedGradient as ProjectedGradient
-from .solve import QuadraticSurrogate as QuadraticSurrogate
-from .solve import RandomStart as RandomStart
-from .solve import SquaremUpdate as SquaremUpdate
-from .solve import VariableProjectionNewton as VariableProjectionNewton
-from .solve import VertexStart as VertexStart
-from .solve import factorise as factorise
-from .solve import update_abundances as update_abundances
-from .solve import update_weights as update_weights
+Each name is imported when it is first asked for (PEP 562), so that the program's `--help` needs no
+JAX, and a fit neither the figures nor the readers of files. What is public stands twice: in the
+imports that type checkers see, and in the table that the interpreter uses; a test compares them.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import atomic as atomic
+    from . import plot as plot
+    from . import sharding as sharding
+    from . import simulate as simulate
+    from ._basis import Basis as Basis
+    from ._basis import Column as Column
+    from ._basis import ColumnKind as ColumnKind
+    from ._checks import InputError as InputError
+    from .atomic import Composition as Composition
+    from .atomic import Element as Element
+    from .inference import CoarseToFine as CoarseToFine
+    from .inference import GroundTruth as GroundTruth
+    from .inference import Provenance as Provenance
+    from .inference import Solution as Solution
+    from .inference import SpectrumImage as SpectrumImage
+    from .inference import fit as fit
+    from .io import load as load
+    from .io import save_image as save_image
+    from .model import EDSModel as EDSModel
+    from .model import forward as forward
+    from .objective import AbstractConstraint as AbstractConstraint
+    from .objective import AbstractCounts as AbstractCounts
+    from .objective import AbstractRegulariser as AbstractRegulariser
+    from .objective import DenseCounts as DenseCounts
+    from .objective import LaplacianSmoothness as LaplacianSmoothness
+    from .objective import LogSparsity as LogSparsity
+    from .objective import NoRegulariser as NoRegulariser
+    from .objective import SparseCounts as SparseCounts
+    from .objective import SumOf as SumOf
+    from .objective import SumToOneAbundances as SumToOneAbundances
+    from .objective import SumToOneShares as SumToOneShares
+    from .objective import SumToOneWeights as SumToOneWeights
+    from .objective import TotalVariation as TotalVariation
+    from .objective import Unconstrained as Unconstrained
+    from .objective import as_counts as as_counts
+    from .objective import counts_from_coo as counts_from_coo
+    from .objective import poisson_deviance as poisson_deviance
+    from .objective import poisson_nll as poisson_nll
+    from .physics import AbstractBremsstrahlung as AbstractBremsstrahlung
+    from .physics import AbstractEfficiency as AbstractEfficiency
+    from .physics import Acquisition as Acquisition
+    from .physics import Detector as Detector
+    from .physics import EnergyAxis as EnergyAxis
+    from .physics import LayeredEfficiency as LayeredEfficiency
+    from .physics import LifshinBremsstrahlung as LifshinBremsstrahlung
+    from .physics import MeasuredEfficiency as MeasuredEfficiency
+    from .physics import Resolution as Resolution
+    from .physics import take_off_angle as take_off_angle
+    from .solve import RESULTS as RESULTS
+    from .solve import AbstractSolver as AbstractSolver
+    from .solve import AbstractStart as AbstractStart
+    from .solve import AbundanceNewton as AbundanceNewton
+    from .solve import AbundanceUpdate as AbundanceUpdate
+    from .solve import BinnedStart as BinnedStart
+    from .solve import BlockMirrorDescent as BlockMirrorDescent
+    from .solve import ExtrapolatedUpdate as ExtrapolatedUpdate
+    from .solve import Factorisation as Factorisation
+    from .solve import Fixed as Fixed
+    from .solve import GivenStart as GivenStart
+    from .solve import JointMultiplicativeUpdate as JointMultiplicativeUpdate
+    from .solve import MultiplicativeUpdate as MultiplicativeUpdate
+    from .solve import NNDSVDStart as NNDSVDStart
+    from .solve import ProjectedGradient as ProjectedGradient
+    from .solve import QuadraticSurrogate as QuadraticSurrogate
+    from .solve import RandomStart as RandomStart
+    from .solve import SquaremUpdate as SquaremUpdate
+    from .solve import VariableProjectionNewton as VariableProjectionNewton
+    from .solve import VertexStart as VertexStart
+    from .solve import factorise as factorise
+    from .solve import update_abundances as update_abundances
+    from .solve import update_weights as update_weights
+
+_PACKAGES = ("atomic", "plot", "sharding", "simulate")
+
+_NAMES = {
+    "_basis": (
+        "Basis",
+        "Column",
+        "ColumnKind",
+    ),
+    "_checks": ("InputError",),
+    "atomic": (
+        "Composition",
+        "Element",
+    ),
+    "inference": (
+        "CoarseToFine",
+        "GroundTruth",
+        "Provenance",
+        "Solution",
+        "SpectrumImage",
+        "fit",
+    ),
+    "io": (
+        "load",
+        "save_image",
+    ),
+    "model": (
+        "EDSModel",
+        "forward",
+    ),
+    "objective": (
+        "AbstractConstraint",
+        "AbstractCounts",
+        "AbstractRegulariser",
+        "DenseCounts",
+        "LaplacianSmoothness",
+        "LogSparsity",
+        "NoRegulariser",
+        "SparseCounts",
+        "SumOf",
+        "SumToOneAbundances",
+        "SumToOneShares",
+        "SumToOneWeights",
+        "TotalVariation",
+        "Unconstrained",
+        "as_counts",
+        "counts_from_coo",
+        "poisson_deviance",
+        "poisson_nll",
+    ),
+    "physics": (
+        "AbstractBremsstrahlung",
+        "AbstractEfficiency",
+        "Acquisition",
+        "Detector",
+        "EnergyAxis",
+        "LayeredEfficiency",
+        "LifshinBremsstrahlung",
+        "MeasuredEfficiency",
+        "Resolution",
+        "take_off_angle",
+    ),
+    "solve": (
+        "RESULTS",
+        "AbstractSolver",
+        "AbstractStart",
+        "AbundanceNewton",
+        "AbundanceUpdate",
+        "BinnedStart",
+        "BlockMirrorDescent",
+        "ExtrapolatedUpdate",
+        "Factorisation",
+        "Fixed",
+        "GivenStart",
+        "JointMultiplicativeUpdate",
+        "MultiplicativeUpdate",
+        "NNDSVDStart",
+        "ProjectedGradient",
+        "QuadraticSurrogate",
+        "RandomStart",
+        "SquaremUpdate",
+        "VariableProjectionNewton",
+        "VertexStart",
+        "factorise",
+        "update_abundances",
+        "update_weights",
+    ),
+}
+
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
+
+__all__ = [*_PACKAGES, *_HOME]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return importlib.import_module(f".{name}", __name__)
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -10,6 +10,7 @@ import numpy as np
 import xraylib
 from jaxtyping import Array, ArrayLike, Float
 
+from .._arrays import as_floats
 from .._checks import check
 from ._elements import Element, ElementLike, parse_element, parse_elements
 
@@ -142,8 +143,8 @@ class AttenuationTable(eqx.Module):
         above = np.diff(knots, prepend=-np.inf) <= _EDGE_WIDTH
         positions = np.where(above, np.roll(knots, 1), knots)
         return cls(
-            jnp.asarray(positions, float),
-            jnp.asarray(np.log(np.reshape(values, (len(parsed), knots.size))), float),
+            as_floats(positions),
+            as_floats(np.log(np.reshape(values, (len(parsed), knots.size)))),
             parsed,
         )
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
@@ -134,8 +133,7 @@ class CoarseToFine(eqx.Module):
             steps = max(COARSE_STEPS, max_steps) if self.coarse_steps is None else self.coarse_steps
             polished = fit(GivenStart(best.weights, best.abundances), steps)
             best = _continued(best, polished)
-        maps = upsample(best.abundances, binned.scan_shape, counts.scan_shape, factor)
-        maps = jnp.maximum(maps, 0.01 * maps.sum(0, keepdims=True))
+        maps = upsample(best.abundances, binned.scan_shape, counts.scan_shape, factor, 0.01)
         fine = factorise(
             counts,
             best.basis,

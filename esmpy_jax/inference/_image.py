@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
+from .._arrays import as_floats
 from .._checks import check
 from ..objective import AbstractCounts, counts_from_coo
 from ..physics import Acquisition, EnergyAxis
@@ -56,7 +57,7 @@ class _Record(Mapping[str, Provenance]):
 
 
 def _to_float(values: ArrayLike | np.ndarray) -> Array:
-    return jnp.asarray(values, float)
+    return as_floats(values)
 
 
 class GroundTruth(eqx.Module):

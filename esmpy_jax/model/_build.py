@@ -4,10 +4,10 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from .._arrays import as_floats
 from .._basis import Column, ColumnKind
 from .._checks import check
 from ..atomic import (
@@ -160,8 +160,8 @@ def model_fields(
         energy_axis=energy_axis,
         detector=detector,
         bremsstrahlung=continuum,
-        mass_thickness=None if mass_thickness is None else jnp.asarray(mass_thickness, float),
-        take_off_angle=None if angle is None else jnp.asarray(angle, float),
+        mass_thickness=None if mass_thickness is None else as_floats(mass_thickness),
+        take_off_angle=None if angle is None else as_floats(angle),
         beam_energy=beam,
         elements=sample,
         columns=all_columns,

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer, Num
 
+from .._arrays import on_device
+
 #: What an overflow block costs beside its slots, in slots: it is gathered and added to its owner.
 _BLOCK_COST = 6
 
@@ -164,7 +166,7 @@ class Blocks(eqx.Module):
         )
         owners = np.full(rows, max(n_owners - 1, 0), np.int32)
         owners[:n_blocks] = np.repeat(np.arange(n_owners), blocks)
-        return cls(first, overflow, jnp.asarray(owners), n_owners)
+        return cls(first, overflow, on_device(owners), n_owners)
 
     def accumulate(
         self,
@@ -217,6 +219,7 @@ class Blocks(eqx.Module):
     def _to_owners(self, combine, row) -> Num[Array, "owner *column"]:
         return combine(row, self.owner, self.n_owners, indices_are_sorted=True)
 
+    @eqx.filter_jit
     def totals(self) -> Float[Array, " owner"]:
         """Counts of each owner; summed as integers, so exact up to 2³¹."""
         beyond = self._to_owners(jax.ops.segment_sum, self.overflow.totals())
@@ -238,7 +241,7 @@ class Blocks(eqx.Module):
 def _slots(shape, place, partner, value) -> Slots:
     partners, values = np.zeros(shape, partner.dtype), np.zeros(shape, value.dtype)
     partners[place], values[place] = partner, value
-    return Slots(jnp.asarray(partners), jnp.asarray(values))
+    return Slots(on_device(partners), on_device(values))
 
 
 def block_lengths(number: np.ndarray) -> tuple[int, int]:

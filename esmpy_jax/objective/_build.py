@@ -4,6 +4,7 @@ import math
 from typing import Any, Literal
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -156,9 +157,13 @@ def bin_counts(counts: AbstractCounts, factor: int) -> AbstractCounts:
 
 def relative_to_counts(counts: AbstractCounts) -> AbstractCounts:
     """The same counts with each pixel's own number of counts, over their mean, as exposure."""
-    totals = counts.pixel_totals()
-    exposure = totals / jnp.maximum(totals.mean(), jnp.finfo(totals.dtype).tiny)
+    exposure = _over_mean(counts.pixel_totals())
     return eqx.tree_at(lambda c: c.exposure, counts, exposure, is_leaf=lambda x: x is None)
+
+
+@jax.jit
+def _over_mean(totals):
+    return totals / jnp.maximum(totals.mean(), jnp.finfo(totals.dtype).tiny)
 
 
 def _sparse(storage: str, density: float) -> bool:

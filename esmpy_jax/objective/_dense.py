@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer
 
+from .._arrays import as_floats, on_device
 from ._counts import AbstractCounts, log_ratio_term, log_term, pairs, ratio, relative
 
 
@@ -33,9 +34,9 @@ class DenseCounts(AbstractCounts):
         padded = np.zeros((-(-n_pixels // tile) * tile, n_channels), values.dtype)
         padded[:n_pixels] = values
         return cls(  # pyright: ignore[reportCallIssue]  # n_channels is a property here
-            values=jnp.asarray(padded.reshape(-1, tile, n_channels)),
+            values=on_device(padded.reshape(-1, tile, n_channels)),
             scan_shape=tuple(scan_shape),
-            exposure=None if exposure is None else jnp.asarray(exposure, float),
+            exposure=None if exposure is None else as_floats(exposure),
         )
 
     @property
@@ -127,9 +128,11 @@ class DenseCounts(AbstractCounts):
     def log_ratio_pass(self, endmembers, abundances):
         return self._summed(log_ratio_term, endmembers, abundances)
 
+    @eqx.filter_jit
     def sum_spectrum(self):
         return self.values.sum((0, 1), dtype=jnp.int32).astype(float)
 
+    @eqx.filter_jit
     def pixel_totals(self):
         return self.values.sum(-1, dtype=jnp.int32).reshape(-1)[: self.n_pixels].astype(float)
 

@@ -7,6 +7,7 @@ curvature may couple pixels and is known by its product with a direction.
 """
 
 import abc
+import math
 
 import equinox as eqx
 import jax
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
+from .._arrays import as_floats
 from .._checks import check
 from .._types import Scalar
 
@@ -22,14 +24,15 @@ Maps = Float[Array, "phase *scan"]
 
 def as_scalar(value):
     """An array, so that another strength does not compile another program."""
-    return jnp.asarray(value, float)
+    return as_floats(value)
 
 
 def check_positive(value, name, *, zero_allowed=False):
     if isinstance(value, Tracer):
         return
+    number = float(value)
     check(
-        bool((value > 0) | (zero_allowed & (value == 0))) and bool(jnp.isfinite(value)),
+        math.isfinite(number) and (number > 0 or (zero_allowed and number == 0)),
         f"{name} is {value}; give a finite positive number.",
     )
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from .._arrays import as_floats
 from ._blocks import Blocks
 from ._counts import AbstractCounts, log_ratio_term, log_term, pairs, ratio, relative
 
@@ -39,7 +40,7 @@ class SparseCounts(AbstractCounts):
             by_channel=Blocks.pack(channel, pixel, value, n_channels, n_pixels),
             scan_shape=tuple(scan_shape),
             n_channels=n_channels,
-            exposure=None if exposure is None else jnp.asarray(exposure, float),
+            exposure=None if exposure is None else as_floats(exposure),
         )
 
     @property

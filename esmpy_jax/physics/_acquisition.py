@@ -1,9 +1,11 @@
 """How a spectrum image was taken: its energy axis, its geometry and its times."""
 
+import functools
 import math
 from collections.abc import Sequence
 
 import equinox as eqx
+import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
@@ -33,12 +35,12 @@ class EnergyAxis(eqx.Module):
         check(size >= 1, f"The energy axis has {size} channels; it needs at least one.")
         if not isinstance(gain, jax.core.Tracer):
             check(
-                bool(jnp.isfinite(gain)) and float(gain) > 0,
+                math.isfinite(float(gain)) and float(gain) > 0,
                 f"The energy axis has {float(gain):g} keV per channel; give a positive width.",
             )
         if not isinstance(offset, jax.core.Tracer):
             check(
-                bool(jnp.isfinite(offset)),
+                math.isfinite(float(offset)),
                 f"The energy axis starts at {float(offset)} keV; give a finite energy.",
             )
         self.offset = as_scalar(offset)
@@ -48,12 +50,12 @@ class EnergyAxis(eqx.Module):
     @property
     def centres(self) -> Float[Array, " channel"]:
         """The energy at the middle of each channel, in keV."""
-        return self.offset + self.gain * jnp.arange(self.size)
+        return _energies(self.offset, self.gain, self.size, 0.0)
 
     @property
     def edges(self) -> Float[Array, " channel_plus_1"]:
         """The energies between which each channel counts, in keV."""
-        return self.offset + self.gain * (jnp.arange(self.size + 1) - 0.5)
+        return _energies(self.offset, self.gain, self.size + 1, 0.5)
 
     def crop(self, low: Number, high: Number) -> "tuple[EnergyAxis, slice]":
         """The axis of the channels whose centre lies in [low, high] keV, and their slice.
@@ -70,6 +72,11 @@ class EnergyAxis(eqx.Module):
             f"{offset:.4g} to {offset + gain * (self.size - 1):.4g} keV; choose a part of that.",
         )
         return EnergyAxis(offset + gain * start, gain, stop - start), slice(start, stop)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _energies(offset: Scalar, gain: Scalar, size: int, shift: float) -> Float[Array, " size"]:
+    return offset + gain * (jnp.arange(size) - shift)
 
 
 def take_off_angle(

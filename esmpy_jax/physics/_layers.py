@@ -6,6 +6,7 @@ import numpy as np
 import xraylib
 from jaxtyping import Array, Float
 
+from .._arrays import as_floats
 from .._checks import check
 from .._types import Scalar
 from ..atomic import AttenuationTable, Composition
@@ -27,7 +28,7 @@ def _table(composition: Composition, photoelectric: bool) -> AttenuationTable:
         for z in (element.atomic_number for element in composition.elements)
     ]
     total = np.exp(np.asarray(table.log_attenuation, np.float64))
-    log_absorbed = jnp.asarray(np.log(total - np.array(scattering)), float)
+    log_absorbed = as_floats(np.log(total - np.array(scattering)))
     return AttenuationTable(table.log_energy, log_absorbed, table.elements)
 
 

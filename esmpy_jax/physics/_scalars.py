@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from .._arrays import as_floats
 from .._types import Scalar
 
 Number = float | int
@@ -15,4 +15,4 @@ ScalarLike = Float[Array, ""] | float | int | np.number
 
 def as_scalar(value: ScalarLike) -> Scalar:
     """The number as a scalar of JAX's default float type, differentiable."""
-    return jnp.asarray(value, float)
+    return as_floats(value)

@@ -1,9 +1,11 @@
 """The binned warm start: fit the image binned in space, carry W over, upsample H."""
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
+from .._arrays import on_device
 from .._checks import InputError, check
 from ..objective import AbstractCounts, AbstractRegulariser, NoRegulariser, bin_counts
 from ._initialise import AbstractStart, RandomStart, in_gauge
@@ -79,10 +81,16 @@ class BinnedStart(AbstractStart):
         return in_gauge(problem, best.weights, shares)
 
 
-def upsample(abundances, small_shape, shape, factor):
-    """Repeat each bin's abundances over its pixels."""
+def upsample(abundances, small_shape, shape, factor, floor=0.0):
+    """Repeat each bin's abundances over its pixels, none below a share `floor` of their sum."""
     index = np.ravel_multi_index(tuple(i // factor for i in np.indices(shape)), small_shape)
-    return jnp.take(abundances, jnp.asarray(index.ravel()), axis=1)
+    return _repeated(abundances, on_device(index.ravel().astype(np.int32)), floor)
+
+
+@jax.jit
+def _repeated(abundances, index, floor):
+    maps = jnp.take(abundances, index, axis=1)
+    return jnp.maximum(maps, floor * maps.sum(0, keepdims=True))
 
 
 def choose_factor(
@@ -98,7 +106,7 @@ def choose_factor(
     if factor is not None:
         check(factor >= 1, f"The binning factor of the start is {factor}; give at least 1.")
         return factor
-    per_pixel = max(float(counts.pixel_totals().mean()), 1e-9)
+    per_pixel = max(float(np.asarray(counts.sum_spectrum(), float).sum()) / counts.n_pixels, 1e-9)
     axes = [s for s in counts.scan_shape if s > 1] or [1]
     factor = 1
     while min(axes) // (2 * factor) >= 8:

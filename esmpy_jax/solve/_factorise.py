@@ -9,6 +9,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
+from .._arrays import as_floats, on_device
 from .._basis import Basis
 from .._checks import check
 from .._types import Weights
@@ -152,7 +153,7 @@ def as_fixed(values: Any, shape: tuple[int, int], name: str) -> Fixed | None:
     )
     if not mask.any():
         return None
-    return Fixed(jnp.asarray(mask), jnp.asarray(np.where(mask, array, 0.0), float))
+    return Fixed(on_device(mask), as_floats(np.where(mask, array, 0.0)))
 
 
 def _first_basis(follow, counts, n_phases):
@@ -227,7 +228,7 @@ def _check(counts, basis, n_phases, constraint):
         "SumToOneWeights needs at least one column of G in the composition.",
     )
     check(
-        int(counts.sum_spectrum().sum()) > 0,
+        bool((np.asarray(counts.sum_spectrum()) > 0).any()),
         "The image holds no counts at all; check the file, the region and the energy range.",
     )
 

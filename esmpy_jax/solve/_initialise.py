@@ -10,6 +10,7 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from .._arrays import as_floats
 from .._basis import Basis
 from .._checks import check
 from .._types import Abundances, Weights
@@ -66,7 +67,7 @@ class NNDSVDStart(AbstractStart):
 
 
 def _as_floats(values) -> Any:
-    return None if values is None else jnp.asarray(values, float)
+    return None if values is None else as_floats(values)
 
 
 class GivenStart(AbstractStart):
@@ -88,7 +89,7 @@ class GivenStart(AbstractStart):
         )
         _check_entries(self.weights, "W")
         if self.abundances is None:
-            maps = jnp.full((n_phases, problem.counts.n_pixels), 1.0 / n_phases)
+            maps = as_floats(np.full((n_phases, problem.counts.n_pixels), 1.0 / n_phases))
             return in_gauge(problem, self.weights, maps)
         expected = (n_phases, problem.counts.n_pixels)
         check(
@@ -108,15 +109,30 @@ def in_gauge(
     counts; with `keep_scale` W and H are taken as they are and moved only as far as the constraint
     asks. Fixed entries are put in, and constrained sums restored on the free ones.
     """
+    if keep_scale:
+        if isinstance(problem.constraint, SumToOneAbundances):
+            if bool(_sums_to_one(abundances)):
+                return _with_fixed(problem, weights, _over_sum(abundances))
+        elif not isinstance(problem.constraint, SumToOneWeights):
+            return _with_fixed(problem, weights, abundances)
+    return _moved(problem, weights, abundances, keep_scale)
+
+
+@jax.jit
+def _sums_to_one(maps):
+    return (jnp.abs(maps.sum(0) - 1) < 1e-3).all()
+
+
+@jax.jit
+def _over_sum(maps):
+    return maps / maps.sum(0)[None, :]
+
+
+@eqx.filter_jit
+def _moved(problem, weights, abundances, keep_scale):
     sums = (problem.basis.column_sums * weights).sum(0)
     unit, maps = weights / _safe(sums)[None, :], abundances
     if keep_scale:
-        if isinstance(problem.constraint, SumToOneAbundances):
-            total = maps.sum(0)
-            if bool((jnp.abs(total - 1) < 1e-3).all()):
-                return _with_fixed(problem, weights, maps / total[None, :])
-        elif not isinstance(problem.constraint, SumToOneWeights):
-            return _with_fixed(problem, weights, maps)
         maps = maps * sums[:, None]
     else:
         per_exposure = problem.counts.pixel_totals() / _safe(exposure_or_one(problem.counts)[0])
@@ -159,6 +175,13 @@ def spectrum_basis_weights(basis: Basis, spectrum: Float[Array, " channel"]) -> 
 
 
 def _with_fixed(problem, weights, maps):
+    if problem.fixed_weights is None and problem.fixed_abundances is None:
+        return weights, maps
+    return _filled(problem, weights, maps)
+
+
+@eqx.filter_jit
+def _filled(problem, weights, maps):
     if problem.fixed_weights is not None:
         rows = None
         if isinstance(problem.constraint, SumToOneWeights):
@@ -209,8 +232,15 @@ def _nndsvd(matrix: np.ndarray, rank: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _check_entries(array, name):
-    good = bool((jnp.isfinite(array) & (array >= 0)).all())
-    check(good, f"The start's {name} holds negative or non-finite entries; give factors >= 0.")
+    check(
+        bool(_usable(array)),
+        f"The start's {name} holds negative or non-finite entries; give factors >= 0.",
+    )
+
+
+@jax.jit
+def _usable(array):
+    return (jnp.isfinite(array) & (array >= 0)).all()
 
 
 def _safe(x):

@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-from optax.projections import projection_simplex
 
 from ._line_search import Block, Entries, Steps, alternate, search
 from ._solver import AbstractSolver
@@ -45,6 +44,8 @@ def _improve(block, step):
 
 def _projected(block: Block, entries: Entries) -> Entries:
     """`argmin sum((x - entries)²)` over the non-negative x with the sums of the block."""
+    from optax.projections import projection_simplex  # all of Optax, only where it is needed
+
     largest = jnp.where(block.summed, entries, -jnp.inf).max(0)
     some = jnp.isfinite(largest) & (block.budget > 0)
     # the projection does not depend on what all entries have in common

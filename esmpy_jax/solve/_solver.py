@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from .._arrays import as_floats, as_ints
 from .._basis import Basis
 from .._types import Abundances, Scalar, Weights
 from ..objective import AbstractConstraint, AbstractCounts, AbstractRegulariser, pixel_losses
@@ -257,7 +258,7 @@ def solve(
     until, late = 0, False
     while until < max_steps and not bool(state.done) and not late:
         until = min(until + stretch, max_steps)
-        state = _advance(problem, solver, state, jnp.array(until), jnp.array(tol, float))
+        state = _advance(problem, solver, state, as_ints(until), as_floats(tol))
         if progress is not None:
             progress(int(state.step), max_steps, float(state.trace[state.check]))
         late = max_seconds is not None and time.perf_counter() - began > max_seconds

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
+from .._arrays import as_floats, as_ints
 from .._checks import check
 from ._initialise import AbstractStart, in_gauge, mean_weights
 from ._solver import Problem
@@ -30,7 +31,7 @@ class VertexStart(AbstractStart):
     def __call__(self, problem, n_phases, key):
         counts, basis = problem.counts, problem.basis
         single = basis.matrix.mean(0) if basis.depends_on_phase else basis.matrix
-        mean = mean_weights(single, counts.sum_spectrum())
+        mean = np.asarray(mean_weights(single, counts.sum_spectrum()), float)
         features, totals = _features(problem, single, mean)
         check(
             int((totals > 0).sum()) >= n_phases,
@@ -42,14 +43,14 @@ class VertexStart(AbstractStart):
         for vertex in _extreme(features, totals, n_phases):
             distance = ((features - features[vertex]) ** 2).sum(1)
             near = np.argsort(np.where(totals > 0, distance, np.inf))[: self.average]
-            local = _local_weights(counts, single, jnp.asarray(near))
+            local = _local_weights(counts, single, as_ints(near))
             columns.append(np.asarray(local, float) * dose / totals[near].sum())
             corners.append(totals[near] @ features[near] / totals[near].sum())
         vertices, corners = np.stack(columns, 1), np.stack(corners)
         mean = np.asarray(mean, float)[:, None]
         away = np.maximum(mean + self.extension * (vertices - mean), 1e-3 * mean + 1e-300)
         shares = _shares(features, centre + self.extension * (corners - centre))
-        return in_gauge(problem, jnp.asarray(away, float), jnp.asarray(shares, float))
+        return in_gauge(problem, as_floats(away), as_floats(shares))
 
 
 def _shares(features, corners) -> np.ndarray:
@@ -63,12 +64,10 @@ def _shares(features, corners) -> np.ndarray:
 def _features(problem: Problem, single, mean) -> tuple[np.ndarray, np.ndarray]:
     """Whitened features (pixel, column) and the counts of each pixel."""
     counts = problem.counts
-    used = np.asarray(mean) > 1e-9 * np.asarray(mean).max()
-    columns = single[:, jnp.asarray(np.flatnonzero(used))]
-    scaled = columns * mean[jnp.asarray(np.flatnonzero(used))][None, :]
-    projected = _projected(counts, scaled)
-    model = np.maximum(np.asarray(scaled.sum(1), float), 1e-300)
-    g = np.asarray(scaled, float)
+    used = mean > 1e-9 * mean.max()
+    g = np.asarray(single, float)[:, used] * mean[None, used]
+    projected = _projected(counts, as_floats(g))
+    model = np.maximum(g.sum(1), 1e-300)
     fisher = g.T @ (g / model[:, None])
     fisher += 1e-6 * np.diag(np.diag(fisher))
     lower = np.linalg.cholesky(fisher)
