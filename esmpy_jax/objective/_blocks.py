@@ -214,7 +214,7 @@ class Blocks(eqx.Module):
     def _at_owner(self, rows) -> list[Float[Array, " block"]]:
         return [jnp.take(row, self.owner, mode="clip") for row in rows]
 
-    def _to_owners(self, combine, row) -> Num[Array, " owner"]:
+    def _to_owners(self, combine, row) -> Num[Array, "owner *column"]:
         return combine(row, self.owner, self.n_owners, indices_are_sorted=True)
 
     def totals(self) -> Float[Array, " owner"]:
