@@ -1,10 +1,9 @@
 """The section "scaling": one step of two solvers as one size after the other is varied.
 
-The image is a random texture of phases with random spectra, with self-made weights, so that any
-number of columns and phases can be had; the default is the first dose of the plan, its size, 14
-columns and 3 phases. A multiplicative step is timed as in the time per iteration, in one compiled
-loop; Newton steps one by one, as the number of dampings tried varies from step to step, and the
-median is taken.
+The image is a random texture of phases with random spectra, so that any number of columns and
+phases can be had; the default is the first dose of the plan, its size, 14 columns and 3 phases. A
+multiplicative step is timed in one compiled loop of many; Newton steps one by one, as the number
+of dampings tried varies from step to step, and the median is taken.
 """
 
 import math
@@ -17,7 +16,7 @@ import jax.random as jr
 import numpy as np
 from plan import Plan
 from scene import N_CHANNELS
-from timing import per_step, seconds
+from timing import seconds, shortest
 
 import esmpy_jax as ej
 from esmpy_jax.simulate import random_texture, sample_counts
@@ -66,9 +65,8 @@ def costs(counts_per_pixel: float, size: int, columns: int, phases: int, plan: P
         return _steps(problem, plain, begin, jnp.array(steps))
 
     call(1)
-    once = seconds(lambda: call(1))
-    more = int(np.clip(0.2 / once, 4, 100))
-    out = {"multiplicative": min(per_step(call, 1, 1 + more) for _ in range(3))}
+    many = int(np.clip(0.2 / seconds(lambda: call(1)), 4, 1000))
+    out = {"multiplicative": shortest(lambda: call(many), 3) / many}
     carry = weights, abundances, newton.init(problem, weights, abundances)
     carry = _steps(problem, newton, carry, jnp.array(1))  # the multiplicative ones before
     times = []
