@@ -1,8 +1,10 @@
 """The scripts of the figures run and write what their README shows."""
 
 import csv
+import dataclasses
 import functools
 import importlib
+import json
 import pathlib
 import sys
 
@@ -92,3 +94,88 @@ def test_judge_of_the_truth_itself(script):
     worse = scenes.judge("x", truth, maps, maps, mixed, percent, 0.0, 0)
     assert worse.angle[2] > 1
     assert worse.angle[1] < 1e-5
+
+
+def test_benchmark(script, tmp_path, monkeypatch):
+    """All sections of a tiny run without espm, in two goes that end in one table."""
+    pytest.importorskip("sklearn")
+    run = script("benchmark")
+    names = "limits", "scaling", "memory", "optimum"
+    limits, scaling, memory, optimum = map(importlib.import_module, names)
+    tiny = dataclasses.replace(
+        run.QUICK,
+        size=20,
+        rounds=1,
+        solvers=("MultiplicativeUpdate",),
+        binned=False,
+        stream=2**16,
+        gathers=2**16,
+        matrix=64,
+        repeats=1,
+        starts=1,
+        small=20,
+    )
+    monkeypatch.setattr(run, "QUICK", tiny)
+    monkeypatch.setattr(limits, "PASSES", ("channel_pass", "cross_pass"))
+    monkeypatch.setattr(memory, "PROGRAMS", ("scikit-learn, sparse",))
+
+    def costs(counts_per_pixel, size, columns, phases, plan):  # whose exponents are known
+        cost = counts_per_pixel * size * columns**1.5 * phases**2
+        return {"multiplicative": 1e-6 * cost, "Newton": 1e-4 * cost}
+
+    monkeypatch.setattr(scaling, "costs", costs)
+    least = []
+
+    def polish(problem, *factors):  # half a nat below where it is first asked
+        least.append(optimum.exact_nll(problem, *factors) - 0.5)
+        return least[0]
+
+    monkeypatch.setattr(optimum, "polish", polish)
+    common = ["--quick", "--without-espm", "--out", str(tmp_path)]
+    run.main([*common, "--only", "limits", "scaling", "memory"])
+    run.main([*common, "--only", "iterations", "optimum"])
+
+    results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert list(results) == ["limits", "scaling", "memory", "iterations", "optimum"]
+    exponents = [a["exponents"]["Newton"] for a in results["scaling"]["axes"].values()]
+    np.testing.assert_allclose(exponents, [1, 0.5, 1.5, 2], rtol=1e-9)  # size² pixels
+    (dose,) = results["optimum"]["doses"]
+    found = dose["rows"]["MultiplicativeUpdate"]
+    assert found["within"]
+    assert 0.5 <= found["above"] <= 1
+    assert found["above after factorise"] == pytest.approx(found["above"], abs=0.1)
+    peaks = results["memory"]["doses"][0]["programs"]["scikit-learn, dense"]
+    assert peaks["peak"] > peaks["imports"] > 10
+    tables = (tmp_path / "tables.md").read_text(encoding="utf-8")
+    assert "A quick run" in tables
+    assert "| esmpy_jax, sparse |" in tables
+    assert figures(tmp_path) == ["benchmark.png", "scaling.png"]
+
+
+def test_benchmark_needs_of_a_pass(script):
+    """Bounds of a pass by hand, for three counts in two pixels and four channels."""
+    script("benchmark")
+    scenes, limits = (importlib.import_module(name) for name in ("scene", "limits"))
+    sparse = importlib.import_module("scipy.sparse")
+    counts = sparse.csr_matrix(([1.0, 2.0, 300.0], ([0, 0, 1], [0, 3, 2])), (2, 4))
+    basis = importlib.import_module("esmpy_jax").Basis.from_matrix(np.ones((4, 5)))
+    scene = scenes.Scene(counts, (1, 2), basis, np.ones((5, 3)), np.ones((3, 2)))
+    need = limits.needs(scene, "pixel_pass")
+    # an index and a value of two bytes each; D, H and the sums in four
+    assert need["bytes"] == 3 * (2 + 2) + 4 * (4 * 3 + 3 * 2 + 3 * 2)
+    assert need["gathers"] == 3 * 3
+    assert need["operations"] == 3 * (5 + 1 + 6)
+    assert limits.needs(scene, "cross_pass")["gathers"] == 3 * (3 + 5)
+
+
+def test_benchmark_binned_start(script):
+    """The binned route starts from the means of H over the bins, of which the last is smaller."""
+    script("benchmark")
+    scenes, to_optimum = (importlib.import_module(name) for name in ("scene", "to_optimum"))
+    scene = scenes.make_scene(18.0, 17)
+    start = to_optimum.binned_start(scene, importlib.import_module("optimum").problem_of(scene))
+    assert start.factor == 2
+    maps = scene.abundances.reshape(3, 17, 17)
+    means = np.asarray(start.inner.abundances).reshape(3, 9, 9)
+    np.testing.assert_allclose(means[:, 2, 1], maps[:, 4:6, 2:4].mean((1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(means[:, 8, 8], maps[:, 16, 16], rtol=1e-5)

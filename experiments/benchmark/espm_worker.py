@@ -7,6 +7,10 @@
 `updates` is the part of it spent in the updates of H and W, without the loss, the copies and the
 relative changes that espm computes in every pass. One pass before is a warm-up and one after ends
 the last interval, so `nll`, sum(GWH) - sum(X log GWH), is that after two more steps.
+
+    espm_worker.py --memory FILE.npz SIZE ITERATIONS
+
+runs so many iterations in float64 and prints what `memory.py` does.
 """
 
 import contextlib
@@ -49,17 +53,7 @@ def main():
             loaded[key] = load(*key)
         X, G, W, H = loaded[key]
         n = command["iterations"]
-        estimator = Watched(
-            n_components=W.shape[1],
-            G=G,
-            max_iter=n + 2,
-            shape_2d=command["scan_shape"],
-            tol=0.0,
-            no_stop_criterion=True,
-            simplex_W=False,
-            simplex_H=False,
-            verbose=0,
-        )
+        estimator = made(Watched, G, W, n + 2, command["scan_shape"])
         with contextlib.redirect_stdout(io.StringIO()):
             estimator.fit_transform(X, W=W.copy(), H=H.copy())
         Y = (estimator.G_ @ estimator.W_) @ estimator.H_
@@ -77,6 +71,34 @@ def main():
         del estimator, Y, filled
 
 
+def made(kind, G, W, iterations, scan_shape):
+    """The estimator without regularisation, constraint and stopping test."""
+    return kind(
+        n_components=W.shape[1],
+        G=G,
+        max_iter=iterations,
+        shape_2d=scan_shape,
+        tol=0.0,
+        no_stop_criterion=True,
+        simplex_W=False,
+        simplex_H=False,
+        verbose=0,
+    )
+
+
+def memory(path, size, iterations):
+    from memory import peak
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        from espm.estimators import SmoothNMF
+
+        before = peak()
+        X, G, W, H = load(path, "float64")
+        estimator = made(SmoothNMF, G, W, iterations, (size, X.shape[1] // size))
+        estimator.fit_transform(X, W=W, H=H)
+    print(json.dumps({"imports": before, "peak": peak()}))
+
+
 def load(path, dtype):
     with np.load(path) as stored:
         pixels, channels = (int(n) for n in stored["shape"])
@@ -92,4 +114,7 @@ def versions():
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--memory"]:
+        memory(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    else:
+        main()

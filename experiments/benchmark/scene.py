@@ -39,6 +39,16 @@ class Scene:
         """Share of the (pixel, channel) entries that hold a count."""
         return self.counts.nnz / float(np.prod(self.counts.shape))
 
+    def facts(self) -> dict:
+        """What a table says of the image."""
+        return {
+            "counts per pixel": self.counts_per_pixel,
+            "nonzero": self.nonzero,
+            "channels": self.basis.n_channels,
+            "columns": self.basis.n_columns,
+            "phases": self.weights.shape[1],
+        }
+
     def save(self, path: pathlib.Path) -> None:
         """For a program in another environment: NumPy arrays and nothing else."""
         coo = self.counts.tocoo()
@@ -77,3 +87,21 @@ def make_scene(counts_per_pixel: float, size: int = 128, seed: int = 0) -> Scene
         weights.astype(np.float64),
         abundances.astype(np.float64) * counts_per_pixel,
     )
+
+
+class Scenes:
+    """Images made once and kept for all parts of a run, in memory and as files in `folder`."""
+
+    def __init__(self, folder: pathlib.Path):
+        self._folder = folder
+        self._made: dict[tuple[float, int], tuple[Scene, pathlib.Path]] = {}
+
+    def get(self, counts_per_pixel: float, size: int) -> tuple[Scene, pathlib.Path]:
+        """The image and the file of it that other processes read."""
+        key = counts_per_pixel, size
+        if key not in self._made:
+            scene = make_scene(*key)
+            path = self._folder / f"scene_{counts_per_pixel:g}_{size}.npz"
+            scene.save(path)
+            self._made[key] = scene, path
+        return self._made[key]

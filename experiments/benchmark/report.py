@@ -1,0 +1,308 @@
+"""Tables of the results for the terminal and the README, and the files beside it."""
+
+import csv
+import json
+import pathlib
+from collections.abc import Iterator
+
+from figures import figure_of_programs, figure_of_scaling
+
+TARGETS = {"espm, float64": 100.0, "scikit-learn, sparse": 3.0}  # per iteration, lower dose
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+
+
+def digits(value: float) -> str:
+    """Three significant digits without an exponent."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def row(cells) -> str:
+    return "| " + " | ".join(str(c) for c in cells) + " |"
+
+
+def head(cells: list[str]) -> Iterator[str]:
+    yield row(cells)
+    yield "|---" * len(cells) + "|"
+
+
+def image_of(dose: dict) -> str:
+    return f"{dose['counts per pixel']:.0f} counts/pixel"
+
+
+def iterations(section: dict) -> Iterator[str]:
+    """Milliseconds per iteration of every program, and their ratios."""
+    doses = section["doses"]
+    titles = ["milliseconds per iteration: median (range)"]
+    for dose in doses:
+        titles += [f"{image_of(dose)}, {dose['nonzero']:.2%} nonzero", "× slower"]
+    yield from head(titles)
+    first = doses[0]["summary"]
+    for name in sorted(first, key=lambda n: first[n]["median"]):
+        cells = [name]
+        for dose in doses:
+            s = dose["summary"][name]
+            low, high = digits(1e3 * s["smallest"]), digits(1e3 * s["largest"])
+            cells += [f"{digits(1e3 * s['median'])} ({low}-{high})", digits(s["ratio"])]
+        yield row(cells)
+    yield ""
+    for name, target in TARGETS.items():
+        if name in first:
+            ratio = first[name]["ratio"]
+            yield (
+                f"- At {image_of(doses[0])} {doses[0]['baseline']} is {digits(ratio)} times faster "
+                f"than {name} (aim: {target:g}, {'met' if ratio >= target else 'NOT met'})."
+            )
+    for dose in doses:
+        times = ", ".join(f"{n} {s:.2g} s" for n, s in dose["compile seconds"].items())
+        yield f"- Compilation, not included, at {image_of(dose)}: {times}."
+        checked = dose["the same updates as espm"]
+        if checked is not None:
+            yield (
+                f"- After {checked['steps']} iterations espm and this program are "
+                f"{checked['nats apart']:.2g} nats apart, "
+                f"{checked['nats won by this program']:.4g} below the start, in float64."
+            )
+    yield (
+        f"- {section['size']} × {section['size']} pixels, {doses[0]['channels']} channels, "
+        f"{doses[0]['columns']} columns, {doses[0]['phases']} phases; {section['rounds']} rounds."
+    )
+
+
+def optimum(section: dict) -> Iterator[str]:
+    """Steps and seconds to within a nat of the optimum."""
+    for dose in section["doses"]:
+        yield from head(
+            [
+                f"to within 1 nat, {image_of(dose)}",
+                "steps",
+                "seconds",
+                "× slower",
+                "with compilation",
+                "× slower",
+                "its optimum above the best one, nats",
+            ]
+        )
+        rows, summary = dose["rows"], dose["summary"]
+        names = sorted(rows, key=lambda n: (not rows[n]["within"], summary[n]["median"]))
+        fastest = rows[dose["baseline"]]["first"]
+        for name in names:
+            found, s = rows[name], summary[name]
+            more = "" if found["within"] else "> "
+            optimum = found["above the best optimum"]
+            other = "the same" if optimum < 0.1 else f"{optimum:.3g} (another one)"
+            yield row(
+                [
+                    name + ("" if found["repeated"] else " (once)"),
+                    more + str(found["steps"]),
+                    more + digits(s["median"]),
+                    more + digits(s["ratio"]),
+                    more + digits(found["first"]),
+                    more + digits(found["first"] / fastest),
+                    other if found["within"] else f"{other}; still {found['above']:.3g} above it",
+                ]
+            )
+        yield ""
+    yield (
+        "- Every solver starts from the same W and H, the binned route from the same W and the "
+        "means of the same H over its bins; its time includes the binning and the binned fit. "
+        "Seconds are those of `factorise` with compiled code; *with compilation* those of the "
+        "first call. *Once*: too slow to be repeated, the time of the search without `factorise`."
+    )
+    yield (
+        "- `>`: not within a nat after the steps and the time that it was given; the ratios are "
+        "lower bounds. *Another one*: its optimum is a different and worse local one."
+    )
+    if any("espm, float64" in dose["rows"] for dose in section["doses"]):
+        yield (
+            "- espm's time is its time per iteration, measured in turns with the others, times the "
+            "number of iterations that the same updates, MultiplicativeUpdate, need from the same "
+            "start to within a nat of the optimum that they end in."
+        )
+
+
+def limits(section: dict) -> Iterator[str]:
+    """The machine's rates, and the passes as shares of their bounds."""
+    rates = section["machine limits"]
+    tables = section["tables"]
+    yield (
+        f"The machine: {rates['triad, bytes/s'] / 1e9:.3g} GB/s (triad), "
+        f"{rates['copy, bytes/s'] / 1e9:.3g} GB/s (copy), {rates['flop/s'] / 1e9:.3g} GFLOP/s "
+        "(matrix product, float32), random gathers "
+        + " and ".join(
+            f"{rates[f'gathers/s, {name}'] / 1e9:.3g} Gfloat/s (from {length} floats)"
+            for name, length in tables.items()
+        )
+        + "."
+    )
+    yield ""
+    titles = ["one pass over the counts"]
+    for dose in section["doses"]:
+        titles += [f"ms, {image_of(dose)}", "bound by", "share of the limit"]
+    yield from head(titles)
+    for name in section["doses"][0]["passes"]:
+        cells = [f"`{name}`"]
+        for dose in section["doses"]:
+            p = dose["passes"][name]
+            cells += [digits(1e3 * p["seconds"]), p["bound by"], f"{p['share']:.0%}"]
+        yield row(cells)
+
+
+def scaling(section: dict) -> Iterator[str]:
+    """Cost of a step at the ends of each axis, and the exponents."""
+    yield from head(
+        [
+            "cost of one step against",
+            "from",
+            "to",
+            "multiplicative: ms",
+            "exponent",
+            "Newton: ms",
+            "exponent",
+        ]
+    )
+    for axis, found in section["axes"].items():
+        points = found["points"]
+        cells = [axis, f"{points[0]['x']:g}", f"{points[-1]['x']:g}"]
+        for step, value in found["exponents"].items():
+            ends = (digits(1e3 * points[i][step]) for i in (0, -1))
+            cells += [" to ".join(ends), f"{value:.2f}"]
+        yield row(cells)
+    at = ", ".join(f"{v:g} {k}" for k, v in section["default"].items())
+    yield ""
+    yield f"- One at a time around {at}; an exponent of 1 is a cost in proportion."
+
+
+def memory(section: dict) -> Iterator[str]:
+    """The most memory held."""
+    titles = ["MiB: peak (after the imports)"]
+    yield from head(titles + [image_of(dose) for dose in section["doses"]])
+    for name in section["doses"][0]["programs"]:
+        cells = [name]
+        for dose in section["doses"]:
+            p = dose["programs"][name]
+            cells.append(f"{p['peak']:.0f} ({p['imports']:.0f})")
+        yield row(cells)
+
+
+def precision(section: dict) -> Iterator[str]:
+    """How far above the optimum float32 ends."""
+    yield from head(
+        [
+            f"ends of Newton's method, {section['size']} × {section['size']} pixels",
+            "nats above the polished optimum: median",
+            "largest",
+            "steps",
+            "converged",
+            "in the same optimum",
+        ]
+    )
+    for dose in section["doses"]:
+        n = len(dose["starts"])
+        for dtype, s in dose["summary"].items():
+            yield row(
+                [
+                    f"{image_of(dose)}, {dtype}",
+                    f"{s['median gap']:.2g}",
+                    f"{s['largest gap']:.2g}",
+                    f"{s['median steps']:g}",
+                    f"{s['converged']} of {n}",
+                    f"{dose['same optimum']} of {n}",
+                ]
+            )
+
+
+SECTIONS = {
+    "iterations": ("Time per iteration", iterations),
+    "optimum": ("Time to the optimum", optimum),
+    "limits": ("The machine's limits", limits),
+    "scaling": ("Scaling", scaling),
+    "memory": ("Memory", memory),
+    "precision": ("float32 and float64", precision),
+}
+
+
+def about(info: dict, seconds: float) -> Iterator[str]:
+    """The machine and the circumstances of one section."""
+    versions = info["versions"]
+    espm = versions["espm environment"]
+    others = f"espm {espm['espm']} with numpy {espm['numpy']}" if espm else "without espm"
+    yield (
+        f"- {seconds:.0f} s. {info['date']}, {info['cpu']}, {info['cores usable']} usable cores, "
+        f"device {info['jax device']}, load {info['load before']:.1f} before. Threads: BLAS and "
+        f"OpenMP {info['threads of BLAS and OpenMP']}, XLA {info['threads of XLA']}. jax "
+        f"{versions['jax']}, scikit-learn {versions['scikit-learn']}, numpy {versions['numpy']}; "
+        f"{others}."
+    )
+
+
+def lines(results: dict) -> Iterator[str]:
+    """All tables as Markdown; what was the same for all sections comes once, at the end."""
+    found = {name: results[name] for name in SECTIONS if name in results}
+    busy = [n for n, s in found.items() if s["machine"]["busy"]]
+    if busy:
+        yield (
+            "**Not to be quoted**: the machine was busy with other work before "
+            f"{', '.join(busy)}, which slows programs that use all cores for every operation "
+            "the most."
+        )
+    if any(s["quick"] for s in found.values()):
+        yield "**A quick run**, which only shows that everything works."
+    if len({s["run"] for s in found.values()}) > 1:
+        yield "The sections come from several runs."
+    for name, section in found.items():
+        title, table = SECTIONS[name]
+        yield from ("", f"### {title}", "", *table(section))
+    runs = {s["run"]: s for s in found.values()}
+    yield ""
+    for number, one in runs.items():
+        same = [s for s in found.values() if s["run"] == number]
+        yield from about(one["machine"], sum(s["seconds"] for s in same))
+
+
+def samples(results: dict) -> Iterator[list]:
+    """Every number that was timed: section, counts per pixel, round or size, name, value, unit."""
+    for name in ("iterations", "optimum"):
+        for dose in results.get(name, {}).get("doses", []):
+            for i, found in enumerate(dose["rounds"]):
+                for program, value in found.items():
+                    at = f"{dose['counts per pixel']:.2f}"
+                    yield [name, at, f"round {i}", program, f"{value:.6g}", "s"]
+    for dose in results.get("limits", {}).get("doses", []):
+        for pass_name, found in dose["passes"].items():
+            at = f"{dose['counts per pixel']:.2f}"
+            yield ["limits", at, "", pass_name, f"{found['seconds']:.6g}", "s"]
+    for axis, found in results.get("scaling", {}).get("axes", {}).items():
+        for point in found["points"]:
+            for step in found["exponents"]:
+                yield ["scaling", "", f"{axis} {point['x']:g}", step, f"{point[step]:.6g}", "s"]
+    for dose in results.get("memory", {}).get("doses", []):
+        for program, found in dose["programs"].items():
+            at = f"{dose['counts per pixel']:.2f}"
+            yield ["memory", at, "", program, f"{found['peak']:.1f}", "MiB"]
+    for dose in results.get("precision", {}).get("doses", []):
+        for i, start in enumerate(dose["starts"]):
+            for dtype in ("float32", "float64"):
+                at = f"{dose['counts per pixel']:.2f}"
+                gap = f"{start[dtype]['gap']:.6g}"
+                yield ["precision", at, f"start {i}", dtype, gap, "nats"]
+
+
+def write(results: dict, folder: pathlib.Path) -> None:
+    """results.json, results.csv, the figures, and the tables between the README's markers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    with (folder / "results.csv").open("w", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["section", "counts_per_pixel", "sample", "name", "value", "unit"])
+        rows.writerows(samples(results))
+    if "optimum" in results:
+        figure_of_programs(results["optimum"], folder / "benchmark.png")
+    if "scaling" in results:
+        figure_of_scaling(results["scaling"], folder / "scaling.png")
+    readme = folder / "README.md"
+    if readme.exists():
+        before, _, rest = readme.read_text().partition(BEGIN)
+        _, _, after = rest.partition(END)
+        readme.write_text("\n".join([before + BEGIN, *lines(results), END]) + after)
+    else:
+        (folder / "tables.md").write_text("\n".join(lines(results)) + "\n")
