@@ -56,12 +56,15 @@ def local_model(
     maps = abundances.reshape(-1, *counts.scan_shape)
     bound = regulariser.surrogate(maps)[0].reshape(abundances.shape)
     slope = regulariser.gradient(maps).reshape(abundances.shape)
-    fixed = problem.fixed_abundances
+    fixed, summed = problem.fixed_abundances, isinstance(problem.constraint, SumToOneAbundances)
+    free = jnp.ones(abundances.shape, bool) if fixed is None else ~fixed.mask
+    if summed:  # a pixel without counts says nothing of its shares: it keeps them
+        free = free & ((second.sum(0) + bound.sum(0)) > 0)[None, :]
     model = LocalModel(
         endmembers.sum(0)[:, None] * exposure_or_one(counts) - first + slope,
         symmetric(second, bound),
-        jnp.ones(abundances.shape, bool) if fixed is None else ~fixed.mask,
-        isinstance(problem.constraint, SumToOneAbundances),
+        free,
+        summed,
     )
     return model, second
 
