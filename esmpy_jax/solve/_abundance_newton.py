@@ -197,7 +197,7 @@ def series_limit(predicted: Scalar, last: Scalar, before: Scalar) -> Scalar:
     Steps of a majorised objective converge linearly and each predicts only its own part; with the
     ratio r of the last two the rest of a geometric series is `last r / (1 - r)`.
     """
-    ratio = jnp.clip(last / before, 0.0, 0.99)
+    ratio = jnp.clip(last / jnp.maximum(before, jnp.finfo(last.dtype).tiny), 0.0, 0.99)
     return jnp.maximum(predicted, last * ratio / (1 - ratio))
 
 
