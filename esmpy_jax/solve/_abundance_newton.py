@@ -56,12 +56,15 @@ def local_model(
     maps = abundances.reshape(-1, *counts.scan_shape)
     bound = regulariser.surrogate(maps)[0].reshape(abundances.shape)
     slope = regulariser.gradient(maps).reshape(abundances.shape)
-    fixed = problem.fixed_abundances
+    fixed, summed = problem.fixed_abundances, isinstance(problem.constraint, SumToOneAbundances)
+    free = jnp.ones(abundances.shape, bool) if fixed is None else ~fixed.mask
+    if summed:  # a pixel without counts says nothing of its shares: it keeps them
+        free = free & ((second.sum(0) + bound.sum(0)) > 0)[None, :]
     model = LocalModel(
         endmembers.sum(0)[:, None] * exposure_or_one(counts) - first + slope,
         symmetric(second, bound),
-        jnp.ones(abundances.shape, bool) if fixed is None else ~fixed.mask,
-        isinstance(problem.constraint, SumToOneAbundances),
+        free,
+        summed,
     )
     return model, second
 
@@ -117,15 +120,22 @@ def _conjugate_gradients(problem, abundances, model, second, best, steps=15):
 
     B couples the pixels. Conjugate gradients, preconditioned and projected by each pixel's own
     block with half the surrogate's curvature (Gould, Hribar & Nocedal, SIAM J. Sci. Comput. 23
-    (2001) 1376), from the separable step.
+    (2001) 1376), from the separable step. As there, residuals lose what the projection takes off
+    them anyway: the prices of the sums, whose rounding would otherwise grow from step to step.
     """
     shape, scan = abundances.shape, problem.counts.scan_shape
     maps = abundances.reshape(-1, *scan)
     alone = symmetric(second, jnp.zeros_like(abundances))
     bound = problem.regulariser.surrogate(maps)[0].reshape(shape)
-    inverse = projected_inverse(
-        symmetric(second, 0.5 * bound), model.free & (best > 0), model.summed
-    )
+    inside = model.free & (best > 0)
+    inverse = projected_inverse(symmetric(second, 0.5 * bound), inside, model.summed)
+
+    def within(residual):
+        residual = jnp.where(inside, residual, 0.0)
+        if not model.summed:
+            return residual
+        price = residual.sum(0) / jnp.maximum(inside.sum(0), 1)
+        return jnp.where(inside, residual - price[None, :], 0.0)
 
     def curved(d):
         coupled = problem.regulariser.curvature(maps, d.reshape(maps.shape))
@@ -138,13 +148,13 @@ def _conjugate_gradients(problem, abundances, model, second, best, steps=15):
         d, r, z, p, rz, i = state
         q = curved(p)
         alpha = rz / jnp.maximum(dot(p, q), jnp.finfo(d.dtype).tiny)
-        d, r = d + alpha * p, r - alpha * q
+        d, r = d + alpha * p, within(r - alpha * q)
         z = product(inverse, r)
         new = dot(r, z)
         return d, r, z, z + new / rz * p, new, i + 1
 
     start = best - abundances
-    residual = -(model.gradient + curved(start))
+    residual = within(-(model.gradient + curved(start)))
     z = product(inverse, residual)
     rz = dot(residual, z)
     d, *_ = jax.lax.while_loop(
@@ -194,7 +204,7 @@ def series_limit(predicted: Scalar, last: Scalar, before: Scalar) -> Scalar:
     Steps of a majorised objective converge linearly and each predicts only its own part; with the
     ratio r of the last two the rest of a geometric series is `last r / (1 - r)`.
     """
-    ratio = jnp.clip(last / before, 0.0, 0.99)
+    ratio = jnp.clip(last / jnp.maximum(before, jnp.finfo(last.dtype).tiny), 0.0, 0.99)
     return jnp.maximum(predicted, last * ratio / (1 - ratio))
 
 
