@@ -36,8 +36,11 @@ from .objective import TotalVariation as TotalVariation
 from .objective import Unconstrained as Unconstrained
 from .objective import as_counts as as_counts
 from .objective import counts_from_coo as counts_from_coo
+from .objective import find_places as find_places
 from .objective import poisson_deviance as poisson_deviance
 from .objective import poisson_nll as poisson_nll
+from .objective import resample as resample
+from .objective import thin as thin
 from .physics import AbstractBremsstrahlung as AbstractBremsstrahlung
 from .physics import AbstractEfficiency as AbstractEfficiency
 from .physics import Acquisition as Acquisition
@@ -69,5 +72,6 @@ from .solve import SquaremUpdate as SquaremUpdate
 from .solve import VariableProjectionNewton as VariableProjectionNewton
 from .solve import VertexStart as VertexStart
 from .solve import factorise as factorise
+from .solve import solve_batch as solve_batch
 from .solve import update_abundances as update_abundances
 from .solve import update_weights as update_weights

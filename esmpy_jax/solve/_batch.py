@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -101,7 +102,7 @@ def _run(shared, own, solver, weights, abundances, groups, room, max_steps, tol)
     return jax.tree.map(lambda x: x[: len(weights)], states)
 
 
-def fit_bytes(problem: Problem, n_phases: int, own: Problem | None = None) -> int:
+def fit_bytes(problem: Problem, n_phases: int, own: Any = None) -> int:
     """An estimate of the memory that one more fit side by side takes.
 
     The size of a number times `pixel × phase × (2 column + 6 phase + 30)`, which is what a Newton
