@@ -45,8 +45,11 @@ if TYPE_CHECKING:
     from .objective import Unconstrained as Unconstrained
     from .objective import as_counts as as_counts
     from .objective import counts_from_coo as counts_from_coo
+    from .objective import find_places as find_places
     from .objective import poisson_deviance as poisson_deviance
     from .objective import poisson_nll as poisson_nll
+    from .objective import resample as resample
+    from .objective import thin as thin
     from .physics import AbstractBremsstrahlung as AbstractBremsstrahlung
     from .physics import AbstractEfficiency as AbstractEfficiency
     from .physics import Acquisition as Acquisition
@@ -78,6 +81,7 @@ if TYPE_CHECKING:
     from .solve import VariableProjectionNewton as VariableProjectionNewton
     from .solve import VertexStart as VertexStart
     from .solve import factorise as factorise
+    from .solve import solve_batch as solve_batch
     from .solve import update_abundances as update_abundances
     from .solve import update_weights as update_weights
 
@@ -127,8 +131,11 @@ _NAMES = {
         "Unconstrained",
         "as_counts",
         "counts_from_coo",
+        "find_places",
         "poisson_deviance",
         "poisson_nll",
+        "resample",
+        "thin",
     ),
     "physics": (
         "AbstractBremsstrahlung",
@@ -164,6 +171,7 @@ _NAMES = {
         "VariableProjectionNewton",
         "VertexStart",
         "factorise",
+        "solve_batch",
         "update_abundances",
         "update_weights",
     ),

@@ -23,5 +23,9 @@ from ._regularisers import LaplacianSmoothness as LaplacianSmoothness
 from ._regularisers import LogSparsity as LogSparsity
 from ._regularisers import NoRegulariser as NoRegulariser
 from ._regularisers import SumOf as SumOf
+from ._resample import Places as Places
+from ._resample import find_places as find_places
+from ._resample import resample as resample
+from ._resample import thin as thin
 from ._sparse import SparseCounts as SparseCounts
 from ._total_variation import TotalVariation as TotalVariation

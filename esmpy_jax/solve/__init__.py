@@ -1,6 +1,7 @@
 """Algorithms that learn W and H from counts and a basis; arrays only."""
 
 from ._abundance_newton import AbundanceNewton as AbundanceNewton
+from ._batch import solve_batch as solve_batch
 from ._binned import BinnedStart as BinnedStart
 from ._binned import choose_factor as choose_factor
 from ._binned import upsample as upsample

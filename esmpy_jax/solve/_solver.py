@@ -135,6 +135,12 @@ _TRACE_ROOM = 256
 _FEWEST_CHECKS = 4
 
 
+def trace_room(solver: AbstractSolver, max_steps: int) -> int:
+    """Values that the trace has room for."""
+    n_checks = -(-max_steps // solver.check_every)
+    return -(-(n_checks + 1) // _TRACE_ROOM) * _TRACE_ROOM
+
+
 class _LoopState(eqx.Module):
     weights: Weights
     abundances: Abundances
@@ -152,7 +158,7 @@ class _LoopState(eqx.Module):
 
 
 @eqx.filter_jit
-def _start(problem, solver, weights, abundances, room):
+def start_state(problem, solver, weights, abundances, room):
     losses = problem.losses(weights, abundances)
     penalty = problem.penalty(abundances)
     empty = jnp.full(room, jnp.nan, losses.dtype)
@@ -174,8 +180,14 @@ def _start(problem, solver, weights, abundances, room):
 
 
 @eqx.filter_jit
-def _advance(problem, solver, state, until, tol):
-    """Step until `until`, looking at the objective every `check_every` steps and at the end."""
+def advance(problem, solver, state, until, tol, batch=None):
+    """Step until `until`, looking at the objective every `check_every` steps and at the end.
+
+    - `batch`: name of the axis over which this is mapped by `vmap`, if it is. The loop then goes
+        on until all fits are done. Those that are done keep everything but the count of steps and
+        the state of the solver, which stays the same kind of value for all: a choice that the
+        solver makes in all fits alike would otherwise cost both branches in each of them.
+    """
 
     def one(_, carry):
         return solver.step(problem, *carry)
@@ -201,7 +213,7 @@ def _advance(problem, solver, state, until, tol):
         stuck = told & (idle >= 2)
         result = RESULTS.where(stuck, RESULTS.rounding, RESULTS.max_steps_reached)
         result = RESULTS.where(converged, RESULTS.successful, result)
-        return _LoopState(
+        new = _LoopState(
             w,
             h,
             inner,
@@ -216,11 +228,39 @@ def _advance(problem, solver, state, until, tol):
             RESULTS.where(finite, result, RESULTS.nonfinite),
             converged | stuck | ~finite,
         )
+        return new if batch is None else _kept(state, new)
 
     def go_on(state):
-        return ~state.done & (state.step < until)
+        going = ~state.done
+        if batch is not None:
+            going = jax.lax.pmax(going.astype(jnp.int32), batch) > 0
+        return going & (state.step < until)
 
     return jax.lax.while_loop(go_on, body, state)
+
+
+def _kept(old, new):
+    """The old state where the fit was done."""
+    kept = jax.tree.map(lambda x, y: jnp.where(old.done, x, y), old, new)
+    common = lambda s: (s.solver_state, s.step)  # noqa: E731
+    return eqx.tree_at(common, kept, common(new), is_leaf=lambda x: x is None)
+
+
+def as_factorisation(problem, solver, state, result, seconds) -> Factorisation:
+    """What the loop has made, as the user gets it."""
+    checks = int(state.check) + 1
+    steps = np.minimum(np.arange(checks) * solver.check_every, int(state.step))
+    return Factorisation(
+        state.weights,
+        state.abundances,
+        problem,
+        result,
+        steps,
+        np.asarray(state.trace)[:checks],
+        int(steps[-1]),
+        seconds,
+        float(state.remaining),
+    )
 
 
 def solve(
@@ -249,29 +289,22 @@ def solve(
     """
     began = time.perf_counter()
     every = solver.check_every
-    n_checks = -(-max_steps // every)
-    room = -(-(n_checks + 1) // _TRACE_ROOM) * _TRACE_ROOM
-    state = _start(problem, solver, weights, abundances, room)
+    state = start_state(problem, solver, weights, abundances, trace_room(solver, max_steps))
     stretch = max_steps
     if progress is not None or max_seconds is not None:
         stretch = -(-max_steps // (50 * every)) * every
     until, late = 0, False
     while until < max_steps and not bool(state.done) and not late:
         until = min(until + stretch, max_steps)
-        state = _advance(problem, solver, state, as_ints(until), as_floats(tol))
+        state = advance(problem, solver, state, as_ints(until), as_floats(tol))
         if progress is not None:
             progress(int(state.step), max_steps, float(state.trace[state.check]))
         late = max_seconds is not None and time.perf_counter() - began > max_seconds
-    checks = int(state.check) + 1
     stopped = late and not bool(state.done) and until < max_steps
-    return Factorisation(
-        state.weights,
-        state.abundances,
+    return as_factorisation(
         problem,
+        solver,
+        state,
         RESULTS.max_seconds_reached if stopped else state.result,
-        np.minimum(np.arange(checks) * every, int(state.step)),
-        np.asarray(state.trace)[:checks],
-        int(state.step),
         time.perf_counter() - began,
-        float(state.remaining),
     )

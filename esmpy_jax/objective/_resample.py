@@ -1,0 +1,157 @@
+"""Counts drawn from recorded counts: bootstraps, and two halves of one image.
+
+Nothing is drawn where nothing was recorded, so the result keeps the shape of the storage: zeros may
+stay in places of `SparseCounts` that held counts, where they add nothing to any sum. All draws of
+one image then share their compiled code, and as objects all arrays but the values.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Integer, Key
+
+from .._checks import check
+from ._blocks import Blocks
+from ._counts import AbstractCounts
+from ._dense import DenseCounts
+from ._sparse import SparseCounts
+
+Values = tuple[Integer[Array, "..."], ...]
+
+
+class Places(eqx.Module):
+    """Where each value that `SparseCounts` hold by channel is held by pixel; see `find_places`.
+
+    `first` and `overflow` have the shape of the slots by channel, and index the slots by pixel,
+    flat and the overflow behind the first rows. Padding has the place behind the last.
+    """
+
+    first: Int[Array, "slot row"]
+    overflow: Int[Array, "block_slot block"]
+
+
+def find_places(counts: AbstractCounts) -> Places | None:
+    """The `Places` of sparse counts, found once on the host; dense counts need none.
+
+    Raises `InputError` for counts that are spread over devices.
+    """
+    if isinstance(counts, DenseCounts):
+        return None
+    check(
+        isinstance(counts, SparseCounts),
+        "Counts that are spread over devices cannot be drawn from; draw before `shard`.",
+    )
+    by_pixel, by_channel = _located(counts.by_pixel), _located(counts.by_channel)
+    n_slots = sum(v.size for v in _values(counts.by_pixel))
+    place = np.full(sum(v.size for v in _values(counts.by_channel)), n_slots, np.int32)
+    pixel, channel, place_of = by_pixel
+    order = np.argsort(pixel * counts.n_channels + channel)
+    channel, pixel, slot = by_channel
+    place[slot[np.argsort(pixel * counts.n_channels + channel)]] = place_of[order]
+    first, overflow = _values(counts.by_channel)
+    return Places(
+        jnp.asarray(place[: first.size].reshape(first.shape)),
+        jnp.asarray(place[first.size :].reshape(overflow.shape)),
+    )
+
+
+def resample(
+    counts: AbstractCounts, key: Key[Array, ""], *, places: Places | None = None
+) -> AbstractCounts:
+    """A bootstrap: each count Y becomes an independent draw from Poisson(Y).
+
+    It is the bootstrap over recorded photons (Efron, Ann. Statist. 7 (1979) 1) with a Poisson
+    number of them, so that channels and pixels stay independent. What is fitted to many such draws
+    scatters about the fit of the image as that does about the truth, without a model of the
+    counts. Mean and variance of each draw are Y; where no count was recorded none is drawn.
+
+    - `places`: of sparse counts, from `find_places`, which is called where they are not given.
+        Give them to draw more than once and within `jit`.
+
+    Draws are stored in the next wider type, as they may exceed the largest count.
+    """
+
+    def draw(values):
+        wider = jnp.uint16 if values.dtype == jnp.uint8 else jnp.uint32
+        return (_poisson(key, values).astype(wider),)
+
+    return _drawn(counts, places, draw)[0]
+
+
+def thin(
+    counts: AbstractCounts,
+    share: float | Float[Array, ""],
+    key: Key[Array, ""],
+    *,
+    places: Places | None = None,
+) -> tuple[AbstractCounts, AbstractCounts]:
+    """Each recorded photon goes to the first result with probability `share`, else to the second.
+
+    Both add up to `counts`. If those are Poisson with mean m, the two are independent and Poisson
+    with means `share m` and `(1 - share) m` (Kingman, *Poisson Processes*, 1993, chapter 5), so
+    that one can judge what was fitted to the other. The exposure is not changed: the share of the
+    dose that a result has is part of its W H.
+
+    - `places`: as in `resample`.
+    """
+
+    def split(values):
+        first = _binomial(key, values, jnp.asarray(share, float)).astype(values.dtype)
+        return first, values - first
+
+    first, second = _drawn(counts, places, split)
+    return first, second
+
+
+def _drawn(counts, places, draw):
+    """Counts with the new values that `draw` makes of the flat ones, in the order by pixel."""
+    if isinstance(counts, DenseCounts):
+        new = draw(counts.values)
+        return tuple(eqx.tree_at(lambda c: c.values, counts, v) for v in new)
+    places = find_places(counts) if places is None else places
+    old = _values(counts.by_pixel)
+    new = draw(jnp.concatenate([v.ravel() for v in old]))
+    return tuple(_with_values(counts, *_both(v, places, old[0].shape, old[1].shape)) for v in new)
+
+
+@eqx.filter_jit
+def _both(flat, places, first, overflow):
+    """The values of the slots by pixel, and of those by channel."""
+    n_first = first[0] * first[1]
+    by_pixel = flat[:n_first].reshape(first), flat[n_first:].reshape(overflow)
+    take = lambda place: jnp.take(flat, place, mode="fill", fill_value=0)  # noqa: E731
+    return by_pixel, (take(places.first), take(places.overflow))
+
+
+def _values(blocks: Blocks):
+    return blocks.first.value, blocks.overflow.value
+
+
+def _with_values(counts, by_pixel, by_channel):
+    return eqx.tree_at(
+        lambda c: (*_values(c.by_pixel), *_values(c.by_channel)), counts, (*by_pixel, *by_channel)
+    )
+
+
+def _located(blocks):
+    """Owner, partner and place in the flat slots of all nonzero counts."""
+    owners = np.arange(blocks.n_owners), np.asarray(blocks.owner)
+    parts, offset = [], 0
+    for slots, rows in zip((blocks.first, blocks.overflow), owners, strict=True):
+        value, partner = np.asarray(slots.value), np.asarray(slots.partner)
+        flat = np.flatnonzero(value)
+        parts.append((rows[flat % value.shape[1]], partner.ravel()[flat], flat + offset))
+        offset += value.size
+    return tuple(np.concatenate(x).astype(np.int64) for x in zip(*parts, strict=True))
+
+
+@jax.jit
+def _poisson(key, values):
+    return jax.random.poisson(key, values.astype(float), dtype=jnp.int32)
+
+
+@jax.jit
+def _binomial(key, values, share):
+    drawn = jax.random.binomial(key, values.astype(float), share)
+    return jnp.clip(drawn, 0, values.astype(float))
