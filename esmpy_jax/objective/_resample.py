@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Integer, Key
 
-from .._checks import check
+from .._checks import InputError
 from ._blocks import Blocks
 from ._counts import AbstractCounts
 from ._dense import DenseCounts
@@ -38,10 +38,10 @@ def find_places(counts: AbstractCounts) -> Places | None:
     """
     if isinstance(counts, DenseCounts):
         return None
-    check(
-        isinstance(counts, SparseCounts),
-        "Counts that are spread over devices cannot be drawn from; draw before `shard`.",
-    )
+    if not isinstance(counts, SparseCounts):
+        raise InputError(
+            "Counts that are spread over devices cannot be drawn from; draw before `shard`."
+        )
     by_pixel, by_channel = _located(counts.by_pixel), _located(counts.by_channel)
     n_slots = sum(v.size for v in _values(counts.by_pixel))
     place = np.full(sum(v.size for v in _values(counts.by_channel)), n_slots, np.int32)
