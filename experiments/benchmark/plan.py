@@ -39,7 +39,7 @@ class Plan:
     once: float = 10.0
     solvers: tuple[str, ...] = SOLVERS
     binned: bool = True
-    cap: float = 25.0
+    cap: float = 20.0
     plain_cap: float = 120.0
     max_steps: int = 40000
     counts: tuple[float, ...] = (5.0, 18.0, 50.0, 150.0, 500.0)

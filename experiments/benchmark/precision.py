@@ -1,6 +1,7 @@
 """The section "precision": where float32 ends, seen in float64.
 
-Newton's method runs from the same random start in both precisions. The likelihood of each end is
+Newton's method runs from the same random start in both precisions, with a stopping test so strict
+(`TOL`) that it is the precision that ends the run in float32. The likelihood of each end is
 evaluated in float64 and compared with that of the optimum to which Newton steps in float64 polish
 it. Two runs are in the same optimum if their polished likelihoods are within `SAME` nats.
 """
@@ -18,6 +19,7 @@ from scene import N_PHASES, Scene, Scenes
 import esmpy_jax as ej
 from esmpy_jax.solve import RESULTS
 
+TOL = 1e-3  # nats
 SAME = 0.01  # nats
 
 
@@ -36,12 +38,13 @@ def one_start(scene: Scene, key: jax.Array) -> dict:
                 solver=ej.VariableProjectionNewton(),
                 start=ej.GivenStart(*(jnp.asarray(x) for x in factors)),
                 max_steps=255,
+                tol=TOL,
             )
             if fit.weights.dtype != dtype:
                 raise RuntimeError(f"The fit worked in {fit.weights.dtype}.")
             result, steps = RESULTS[fit.result], fit.steps
         found = exact_nll(problem, fit.weights, fit.abundances)
-        best = polish(problem, fit.weights, fit.abundances)
+        best = polish(problem, fit.weights, fit.abundances, tol=1e-3 * TOL)
         ends[dtype] = {
             "nll": found,
             "polished": best,

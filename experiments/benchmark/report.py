@@ -5,15 +5,10 @@ import json
 import pathlib
 from collections.abc import Iterator
 
-from figures import figure_of_programs, figure_of_scaling
+from figures import digits, figure_of_programs, figure_of_scaling
 
 TARGETS = {"espm, float64": 100.0, "scikit-learn, sparse": 3.0}  # per iteration, lower dose
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
-
-
-def digits(value: float) -> str:
-    """Three significant digits without an exponent."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def row(cells) -> str:

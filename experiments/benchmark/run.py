@@ -75,6 +75,7 @@ def run(plan: Plan, names: list[str], python: pathlib.Path | None) -> dict:
     """The sections, each with its machine, its wall-clock and an identifier of the run."""
     results = {}
     number = datetime.datetime.now().isoformat(timespec="seconds")
+    first = time.perf_counter()
     worker = None if python is None else EspmWorker(python)
     info = machine(worker)
     info["busy"] = info["load before"] > 0.5 * info["cores usable"]
@@ -96,6 +97,7 @@ def run(plan: Plan, names: list[str], python: pathlib.Path | None) -> dict:
             about = {"seconds": took, "run": number, "quick": plan.quick, "machine": info}
             results[name] = section | about
             print(f"{name}: {took:.0f} s", flush=True)
+    print(f"all: {time.perf_counter() - first:.0f} s", flush=True)
     if worker is not None:
         worker.close()
     return results
