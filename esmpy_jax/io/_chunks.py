@@ -13,6 +13,9 @@ from ._signals import Signal
 #: Bytes of one block while reading, unless the file's own chunks are larger.
 BLOCK = 2**23
 
+#: Counts that are looked at together where a file lists them one by one.
+_RUN = 2**20
+
 
 def coordinates(
     signal: Signal, region: tuple[int, int, int, int], channels: slice, name: str
@@ -28,21 +31,37 @@ def coordinates(
     for y, x, channel, value in _nonzero(signal, region, (first, last)):
         value = _whole(value, lambda i, y=y, x=x, c=channel: (y[i], x[i], c[i]), name)
         pixels.append(((y - y0) * (x1 - x0) + (x - x0)).astype(np.int32))
-        chans.append((channel - first).astype(np.int32))
+        chans.append((channel - first).astype(np.int32 if last - first > 2**16 else np.uint16))
         values.append(value)
     if not pixels:
         empty = np.zeros(0, np.int32)
         return empty, empty, empty
-    return np.concatenate(pixels), np.concatenate(chans), np.concatenate(values)
+    return _drained(pixels), _drained(chans), _drained(values)
+
+
+def _drained(parts: list[np.ndarray]) -> np.ndarray:
+    """All parts in one array; the list is emptied, so that they need not be held twice."""
+    whole = np.empty(sum(len(part) for part in parts), np.result_type(*parts))
+    parts.reverse()
+    at = 0
+    while parts:
+        part = parts.pop()
+        whole[at : at + len(part)] = part
+        at += len(part)
+    return whole
 
 
 def _nonzero(signal: Signal, region, window) -> Iterator[tuple[np.ndarray, ...]]:
     y0, y1, x0, x1 = region
     first, last = window
     if hasattr(signal.data, "coords"):  # sparse.COO
-        y, x, channel = _three(signal, signal.data.coords)
-        keep = (y >= y0) & (y < y1) & (x >= x0) & (x < x1) & (channel >= first) & (channel < last)
-        yield y[keep], x[keep], channel[keep], np.asarray(signal.data.data)[keep]
+        coords, value = np.asarray(signal.data.coords), np.asarray(signal.data.data)
+        for start in range(0, len(value), _RUN):
+            run = slice(start, start + _RUN)
+            y, x, channel = _three(signal, coords[:, run])
+            keep = (y >= y0) & (y < y1) & (x >= x0) & (x < x1)
+            keep &= (channel >= first) & (channel < last)
+            yield y[keep], x[keep], channel[keep], value[run][keep]
         return
     cube = _cube(signal)[y0:y1, x0:x1, first:last]
     for corner, block in _blocks(cube):
@@ -103,7 +122,7 @@ def _joined(sizes: tuple[int, ...], number: int) -> tuple[int, ...]:
 
 
 def _whole(value: np.ndarray, place, name: str) -> np.ndarray:
-    """The values as unsigned or signed integers; floats must be whole numbers."""
+    """The values in the smallest integer type; floats must be whole numbers."""
 
     def refuse(bad, what):
         if bad.any():
@@ -121,4 +140,4 @@ def _whole(value: np.ndarray, place, name: str) -> np.ndarray:
     if value.dtype.kind in "fi":
         refuse(value < 0, "are negative")
     largest = float(value.max(initial=0))
-    return value.astype(np.int32 if largest < 2**31 else np.int64)
+    return value.astype(np.min_scalar_type(int(largest)) if largest < 2**63 else np.int64)

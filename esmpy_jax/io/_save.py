@@ -107,8 +107,6 @@ def _lazy_cube(image: SpectrumImage) -> Any:
 
     ny, nx, channels = image.shape
     pixel, channel, value = image.counts.to_coo()
-    order = np.argsort(pixel, kind="stable")
-    pixel, channel, value = pixel[order], channel[order], value[order]
     rows = max(1, int(_BLOCK / (nx * channels)))
 
     def block(first: int, last: int) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Integer, Num
 
 from .._arrays import on_device
+from ._triplets import RUN, increasing, numbers, order_of, rising, runs
 
 #: What an overflow block costs beside its slots, in slots: it is gathered and added to its owner.
 _BLOCK_COST = 6
@@ -139,34 +140,30 @@ class Blocks(eqx.Module):
         lengths: tuple[int, int] | None = None,
     ) -> "Blocks":
         """Pack triplets, with rows and blocks of `lengths`, by default those of `block_lengths`."""
-        order = np.argsort(owner, kind="stable")
-        owner, partner, value = owner[order], partner[order], value[order]
-        number = np.bincount(owner, minlength=n_owners)
+        number = numbers(owner, n_owners)
         length, block = block_lengths(number) if lengths is None else lengths
-        position = np.arange(len(owner)) - np.repeat(np.cumsum(number) - number, number)
-        index_type = np.uint16 if n_partners < 2**16 else np.int32
-
-        inside = position < length
-        first = _slots(
-            (length, n_owners),
-            (position[inside], owner[inside]),
-            partner[inside].astype(index_type),
-            value[inside],
-        )
         blocks = -(-np.maximum(number - length, 0) // block)
         n_blocks = int(blocks.sum())
         rows = _rounded(n_blocks)
-        beyond = position[~inside] - length
-        begin = np.cumsum(blocks) - blocks
-        overflow = _slots(
-            (block, rows),
-            (beyond % block, begin[owner[~inside]] + beyond // block),
-            partner[~inside].astype(index_type),
-            value[~inside],
-        )
+        index_type = np.uint16 if n_partners < 2**16 else np.int32
+        first = _empty((length, n_owners), index_type, value.dtype)
+        overflow = _empty((block, rows), index_type, value.dtype)
+        starts, begin = np.cumsum(number) - number, np.cumsum(blocks) - blocks
+
+        order = None if rising(owner) else order_of(owner)
+        for run in runs(len(owner)):
+            picked = run if order is None else order[run]
+            own, other, counts = owner[picked], partner[picked], value[picked]
+            position = np.arange(run.start, run.stop) - starts[own]
+            inside = position < length
+            place = position[inside], own[inside]
+            first[0][place], first[1][place] = other[inside], counts[inside]
+            beyond = position[~inside] - length
+            place = beyond % block, begin[own[~inside]] + beyond // block
+            overflow[0][place], overflow[1][place] = other[~inside], counts[~inside]
         owners = np.full(rows, max(n_owners - 1, 0), np.int32)
         owners[:n_blocks] = np.repeat(np.arange(n_owners), blocks)
-        return cls(first, overflow, on_device(owners), n_owners)
+        return cls(_slots(*first), _slots(*overflow), on_device(owners), n_owners)
 
     def accumulate(
         self,
@@ -226,22 +223,37 @@ class Blocks(eqx.Module):
         return (self.first.totals() + beyond).astype(float)
 
     def to_triplets(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Owner, partner and value of the nonzero counts on the host, sorted by owner."""
-        owners = np.arange(self.n_owners), np.asarray(self.owner)
-        parts = []
-        for slots, rows in zip((self.first, self.overflow), owners, strict=True):
-            value = np.asarray(slots.value)
-            slot, row = np.nonzero(value)
-            parts.append((rows[row], np.asarray(slots.partner)[slot, row], value[slot, row]))
+        """Owner, partner and value of the nonzero counts on the host, sorted by both."""
+        parts = [_nonzero(self.first, np.arange(self.n_owners, dtype=np.int32))]
+        parts.append(_nonzero(self.overflow, np.asarray(self.owner)))
         owner, partner, value = (np.concatenate(x) for x in zip(*parts, strict=True))
-        order = np.lexsort((partner, owner))
-        return owner[order].astype(np.int64), partner[order].astype(np.int64), value[order]
+        del parts
+        if increasing(owner, partner):
+            return owner, partner, value
+        order = order_of(partner, owner)
+        return owner[order], partner[order], value[order]
 
 
-def _slots(shape, place, partner, value) -> Slots:
-    partners, values = np.zeros(shape, partner.dtype), np.zeros(shape, value.dtype)
-    partners[place], values[place] = partner, value
-    return Slots(on_device(partners), on_device(values))
+def _empty(shape, index_type, value_type) -> tuple[np.ndarray, np.ndarray]:
+    return np.zeros(shape, index_type), np.zeros(shape, value_type)
+
+
+def _slots(partner, value) -> Slots:
+    return Slots(on_device(partner), on_device(value))
+
+
+def _nonzero(slots: Slots, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Row, partner and value of the nonzero counts, some rows at a time and in their order."""
+    values, partners = np.asarray(slots.value), np.asarray(slots.partner)
+    step = max(RUN // max(len(values), 1), 1)
+    parts = [(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, values.dtype))]
+    for start in range(0, len(rows), step):
+        here = slice(start, start + step)
+        row, slot = np.nonzero(values[:, here].T)
+        partner = partners[slot, start + row].astype(np.int32)
+        parts.append((rows[here][row], partner, values[slot, start + row]))
+    owner, partner, value = (np.concatenate(x) for x in zip(*parts, strict=True))
+    return owner, partner, value
 
 
 def block_lengths(number: np.ndarray) -> tuple[int, int]:

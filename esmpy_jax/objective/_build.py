@@ -12,6 +12,7 @@ from .._checks import check
 from ._counts import AbstractCounts, smallest_type
 from ._dense import DenseCounts
 from ._sparse import SparseCounts
+from ._triplets import added, index_type, numbers
 
 Storage = Literal["auto", "dense", "sparse"]
 
@@ -36,8 +37,7 @@ def counts_from_coo(
     for negative or fractional values and indices outside the image.
     """
     n_pixels = math.prod(scan_shape)
-    pixel, channel = np.asarray(pixel, np.int64).ravel(), np.asarray(channel, np.int64).ravel()
-    value = np.asarray(value).ravel()
+    pixel, channel, value = _indices(pixel), _indices(channel), np.asarray(value).ravel()
     check(
         len(pixel) == len(channel) == len(value),
         f"Triplets need equal lengths, but pixel, channel and value have {len(pixel)}, "
@@ -55,15 +55,14 @@ def counts_from_coo(
         f"{n_channels} channels.",
     )
     _check_counts(value, lambda i: f"pixel {pixel[i]}, channel {channel[i]}")
-    smallest_type(int(value.max(initial=0)))  # refuses what int64 might not hold
-    keep = value > 0
-    pixel, channel, value = pixel[keep], channel[keep], value[keep].astype(np.int64)
-    flat = pixel * n_channels + channel
-    if len(flat) and not (np.diff(flat) > 0).all():
-        flat, inverse = np.unique(flat, return_inverse=True)
-        value = np.bincount(inverse, weights=value).astype(np.int64)
-        pixel, channel = flat // n_channels, flat % n_channels
-    value = value.astype(smallest_type(int(value.max(initial=0))))
+    pixel = pixel.astype(index_type(n_pixels), copy=False)
+    channel = channel.astype(index_type(n_channels), copy=False)
+    value = value.astype(smallest_type(int(value.max(initial=0))), copy=False)
+    if not value.all():
+        keep = value > 0
+        pixel, channel, value = pixel[keep], channel[keep], value[keep]
+    pixel, channel, value = added(pixel, channel, value)
+    value = value.astype(smallest_type(int(value.max(initial=0))), copy=False)
     _check_sums(value, pixel, "pixel", n_pixels)
     _check_sums(value, channel, "channel", n_channels)
     exposure = _check_exposure(exposure, pixel, n_pixels)
@@ -143,7 +142,13 @@ def bin_counts(counts: AbstractCounts, factor: int) -> AbstractCounts:
     shape = counts.scan_shape
     small = tuple(-(-s // factor) for s in shape)
     to_bin = np.ravel_multi_index(tuple(i // factor for i in np.indices(shape)), small).ravel()
+    to_bin = to_bin.astype(index_type(math.prod(small)))
     exposure = np.ones(counts.n_pixels) if counts.exposure is None else np.asarray(counts.exposure)
+    exposure = np.bincount(to_bin, weights=exposure, minlength=math.prod(small))
+    if isinstance(counts, DenseCounts):
+        return as_counts(
+            _summed(counts, to_bin, math.prod(small)), scan_shape=small, exposure=exposure
+        )
     pixel, channel, value = counts.to_coo()
     return counts_from_coo(
         to_bin[pixel],
@@ -151,8 +156,21 @@ def bin_counts(counts: AbstractCounts, factor: int) -> AbstractCounts:
         value,
         scan_shape=small,
         n_channels=counts.n_channels,
-        exposure=np.bincount(to_bin, weights=exposure, minlength=math.prod(small)),
+        exposure=exposure,
     )
+
+
+def _summed(counts: DenseCounts, to_bin: np.ndarray, n_bins: int) -> np.ndarray:
+    """All counts of each bin (bin, channel), one tile of pixels at a time."""
+    total = np.zeros((n_bins, counts.n_channels), np.int64)
+    values = np.asarray(counts.values)
+    for i, tile in enumerate(values):
+        bins = to_bin[i * len(tile) : (i + 1) * len(tile)]
+        other = bins[1:] != bins[:-1]  # than the neighbour's, which mostly is the same
+        starts = np.append(0, np.flatnonzero(other) + 1)
+        sums = np.add.reduceat(tile[: len(bins)], starts, axis=0, dtype=np.int64)
+        np.add.at(total, bins[starts], sums)
+    return total
 
 
 def relative_to_counts(counts: AbstractCounts) -> AbstractCounts:
@@ -164,6 +182,12 @@ def relative_to_counts(counts: AbstractCounts) -> AbstractCounts:
 @jax.jit
 def _over_mean(totals):
     return totals / jnp.maximum(totals.mean(), jnp.finfo(totals.dtype).tiny)
+
+
+def _indices(values) -> np.ndarray:
+    """Whole numbers, in the type they have."""
+    array = np.asarray(values).ravel()
+    return array if array.dtype.kind in "iu" else array.astype(np.int64)
 
 
 def _sparse(storage: str, density: float) -> bool:
@@ -182,7 +206,7 @@ def _check_shape(scan_shape, n_pixels):
 
 
 def _check_sums(value, index, name, length):
-    _check_below(np.bincount(index, weights=value, minlength=length), name)
+    _check_below(numbers(index, length, value), name)
 
 
 def _check_below(sums, name):
