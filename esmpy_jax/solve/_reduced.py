@@ -12,6 +12,10 @@ from ._solver import Problem
 #: Pixels whose share of the Schur complement is computed at once.
 _CHUNK = 2048
 
+#: Scaled curvature below which a direction is taken for one that leads down from a saddle; rounding
+#: in single precision makes some 1e-6.
+_SADDLE = 3e-5
+
 
 class Reduced(eqx.Module):
     """`g'd + d'S d / 2` in the entries of W, scaled by the metric of the multiplicative update.
@@ -21,6 +25,7 @@ class Reduced(eqx.Module):
     """
 
     gradient: Float[Array, " entry"]
+    away: Float[Array, " entry"]  # the gradient, but not below what leads away from a saddle
     values: Float[Array, " entry"]  # eigenvalues of the scaled S
     vectors: Float[Array, "entry entry"]
     metric: Float[Array, " entry"]  # dW = metric * d
@@ -30,15 +35,18 @@ class Reduced(eqx.Module):
     linear: Float[Array, "column phase_or_1 pixel"]
     abundances: Abundances
 
-    def step(self, damping: Scalar) -> tuple[Weights, Scalar]:
-        """The step of W for a damping, and the decrease of the damped model in nats."""
+    def step(self, damping: Scalar, gradient: Float[Array, " entry"]) -> tuple[Weights, Scalar]:
+        """The step of W for a damping, and the decrease of the damped model in nats.
+
+        - `gradient`: that of the model, or the one that leads `away` from saddles.
+        """
         n_entries = len(self.gradient)
         values = jnp.maximum(jnp.abs(self.values), _least(self.values.dtype)) + damping
         matrix = (self.vectors * values[None, :]) @ self.vectors.T
         both = self.free[:, None] & self.free[None, :]
         matrix = jnp.where(both, matrix, jnp.eye(n_entries, dtype=matrix.dtype))
-        scaled = box_minimum(matrix, self.gradient, self.lower, self.free)
-        decrease = -(scaled @ (self.gradient + 0.5 * matrix @ scaled))
+        scaled = box_minimum(matrix, gradient, self.lower, self.free)
+        decrease = -(scaled @ (gradient + 0.5 * matrix @ scaled))
         return (self.metric * scaled).reshape(len(self.cross), -1), decrease
 
     def coupling(self, move: Weights) -> Float[Array, "phase pixel"]:
@@ -105,7 +113,17 @@ def reduce_to_weights(
     scaled = scaled + jnp.diag(jnp.where(free, 0.0, 1.0))
     values, vectors = jnp.linalg.eigh(scaled)
     lower = -weights.ravel() / jnp.where(free, root, 1.0)
-    return Reduced(gradient * root, values, vectors, root, lower, free, cross, linear, abundances)
+    slope = gradient * root
+    away = jnp.where(free, _away(slope, values, vectors), 0.0)
+    return Reduced(slope, away, values, vectors, root, lower, free, cross, linear, abundances)
+
+
+def _away(gradient, values, vectors):
+    """At a saddle nothing leads down but curvature: there the gradient is made worth half a nat."""
+    along = vectors.T @ gradient
+    least = jnp.where(values < -_SADDLE, jnp.sqrt(jnp.abs(values)), 0.0)
+    missing = jnp.maximum(least - jnp.abs(along), 0.0)
+    return gradient + vectors @ jnp.where(along < 0, -missing, missing)
 
 
 def box_minimum(

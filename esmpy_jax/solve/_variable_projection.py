@@ -93,8 +93,11 @@ class VariableProjectionNewton(AbstractSolver[_State]):
         )
 
         def attempt(trial):
-            dampings = jnp.stack([trial.damping, jnp.zeros_like(trial.damping)])
-            moves, from_model = jax.vmap(reduced.step)(dampings)
+            none = jnp.zeros_like(trial.damping)
+            moves, from_model = jax.vmap(reduced.step)(
+                jnp.stack([trial.damping, none, none]),
+                jnp.stack([reduced.away, reduced.away, reduced.gradient]),
+            )
             new = jnp.maximum(weights + moves[0], 0.0)
             follow = change - product(inverse, reduced.coupling(moves[0]))
             maps = model.floored(abundances, follow)
@@ -103,14 +106,15 @@ class VariableProjectionNewton(AbstractSolver[_State]):
             maps = newton_steps(problem, spectra, maps, self.inner)
             decrease = (losses - pixel_losses(problem.counts, spectra, maps)).sum()
             decrease = decrease + (penalty - problem.penalty(maps))
-            accepted = decrease > 0
-            predicted, undamped = from_pixels + from_model
+            accepted = (decrease > 0) & _composed(problem, new)
+            predicted, undamped, plain = from_pixels + from_model
             gain = jnp.minimum(decrease / jnp.maximum(predicted, 1e-30), 1.0)
             easier = jnp.clip(1 - (2 * gain - 1) ** 3, 0.1, 4.0)
             harder = jnp.where(trial.number < 2, 5.0, 20.0)
             damping = trial.damping * jnp.where(accepted, easier, harder)
             damping = jnp.clip(damping, 1e-9, 1e3).astype(decrease.dtype)
             number = trial.number + 1
+            undamped = jnp.where(accepted, undamped, plain)  # a saddle that cannot be left is none
             return _Trial(new, maps, damping, undamped, decrease, number, accepted)
 
         none = jnp.zeros_like(state.decrease)
@@ -119,7 +123,7 @@ class VariableProjectionNewton(AbstractSolver[_State]):
             attempt,
             _Trial(weights, abundances, state.damping, none, none, jnp.array(0), jnp.array(False)),
         )
-        predicted = trial.undamped
+        predicted = jnp.abs(trial.undamped)  # below zero where bounds cut the step off
         if not isinstance(problem.regulariser, NoRegulariser):
             predicted = series_limit(predicted, trial.decrease, state.decrease)
         kept = trial.accepted
@@ -152,6 +156,14 @@ def _scale_free(problem: Problem, weights: Weights) -> Bool[Array, " phase"]:
     if fixed is None:
         return jnp.ones(n_phases, bool)
     return ~(fixed.mask & (fixed.values > 0)).any(0)
+
+
+def _composed(problem, weights):
+    """Whether every phase whose composition rows sum to one still has a composition."""
+    if not isinstance(problem.constraint, SumToOneWeights):
+        return jnp.array(True)
+    rows = jnp.asarray(problem.basis.composition_rows)[:, None]
+    return (jnp.where(rows, weights, 0.0).sum(0) > 0).all()
 
 
 def _rescaled(problem, weights, abundances, scale_free):
