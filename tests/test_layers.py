@@ -6,6 +6,8 @@ The source is parsed, not imported, so a forbidden import counts even inside a f
 import ast
 import importlib.metadata
 import pathlib
+import subprocess
+import sys
 
 import pytest
 
@@ -186,3 +188,35 @@ def test_the_command_is_installed_under_its_name():
     else:
         registered = {s.name: s.value for s in scripts if s.group == "console_scripts"}
     assert registered == {"esmpy-jax": "esmpy_jax.cli:main"}
+
+
+def test_the_root_names_the_same_for_type_checkers_and_at_run_time():
+    """What is imported under TYPE_CHECKING is what `__getattr__` finds, from the same package."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    (block,) = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+    ]
+    checked = {
+        (alias.name, node.module)
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    packages = {(name, None) for name in esmpy_jax._PACKAGES}
+    assert checked == {*esmpy_jax._HOME.items(), *packages}
+    for name in esmpy_jax.__all__:
+        assert getattr(esmpy_jax, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = esmpy_jax.nothing
+
+
+def test_help_needs_no_jax():
+    """In a fresh process, since this one has long imported it."""
+    source = (
+        "import sys\nfrom esmpy_jax.cli import main\nsys.argv = ['esmpy-jax', '--help']\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "sys.exit('jax' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", source], check=True, stdout=subprocess.DEVNULL)
