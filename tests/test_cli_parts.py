@@ -94,17 +94,20 @@ def test_where_the_detector_comes_from(image, tmp_path):
 
 
 def test_options_of_the_fit():
-    found = _fit_options("coarse-to-fine", None, None, None, None)
+    found = _fit_options("coarse-to-fine", None, None, None, None, None)
     assert set(found) == {"solver"}  # everything else is left to `fit`
-    found = _fit_options("coarse-to-fine", None, None, None, 0.5)
+    found = _fit_options("coarse-to-fine", None, None, None, 0.5, None)
     assert [type(t) for t in found["regulariser"].terms] == [ej.LaplacianSmoothness, ej.LogSparsity]
-    found = _fit_options("coarse-to-fine", None, "shares", 0.0, None)
+    found = _fit_options("coarse-to-fine", None, "shares", 0.0, None, None)
     assert isinstance(found["regulariser"], ej.NoRegulariser)
-    found = _fit_options("multiplicative", "nndsvd", "weights", 3.0, None)
+    found = _fit_options("multiplicative", "nndsvd", "weights", 3.0, None, None)
     assert isinstance(found["solver"], ej.MultiplicativeUpdate)
     assert isinstance(found["start"], ej.NNDSVDStart)
     assert isinstance(found["constraint"], ej.SumToOneWeights)
     assert float(found["regulariser"].strength) == 3.0
+    found = _fit_options("newton", None, "shares", None, None, 2.0)
+    assert isinstance(found["solver"], ej.VariableProjectionNewton)
+    assert isinstance(found["regulariser"], ej.TotalVariation)
 
 
 def fill(out, text, failure):

@@ -312,10 +312,8 @@ def test_the_absorbing_model_follows_the_composition_of_each_phase(model):
     thick = make_model(thickness=1500.0, density=3.0, take_off_angle=20.0)
     image = make_image(thick, phases=phases, seed=2)
     assert image.truth is not None
-    found, thin_found = (
-        ej.fit(image, m, 2, solver=QUICK, start=ej.VertexStart(), max_steps=300)
-        for m in (thick, model)
-    )
+    # by the default, whose purity settles the mixing that the counts alone leave open here
+    found, thin_found = (ej.fit(image, m, 2) for m in (thick, model))
     data = found.dataset
     assert data["G"].dims == ("phase", "energy", "column")
     basis = thick.basis(found.weights)

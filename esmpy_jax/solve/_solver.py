@@ -171,9 +171,9 @@ def start_state(problem, solver, weights, abundances, room):
         empty.at[0].set(losses.sum() + penalty),
         empty.at[0].set(0.0),
         jnp.full((), jnp.inf, losses.dtype),
-        jnp.array(0),
-        jnp.array(0),
-        jnp.array(0),
+        jnp.zeros((), int),
+        jnp.zeros((), int),
+        jnp.zeros((), int),
         RESULTS.max_steps_reached,
         jnp.array(False),
     )
@@ -210,7 +210,7 @@ def advance(problem, solver, state, until, tol, batch=None):
         finite = jnp.isfinite(value) & jnp.isfinite(w).all()
         converged = remaining <= tol
         idle = jnp.where(decrease > 0, 0, state.idle + 1)
-        stuck = told & (idle >= 2)
+        stuck = told & jnp.isfinite(predicted) & (idle >= 2)
         result = RESULTS.where(stuck, RESULTS.rounding, RESULTS.max_steps_reached)
         result = RESULTS.where(converged, RESULTS.successful, result)
         new = _LoopState(
