@@ -98,9 +98,7 @@ def whole_fit(counts, example):
     """`factorise` from a binned start; by steps that do not amplify rounding, to be compared."""
     solver = MultiplicativeUpdate()
     start = BinnedStart(restarts=1, max_steps=STEPS, solver=solver)
-    fit = factorise(
-        counts, example.basis(), N_PHASES, solver=solver, start=start, max_steps=STEPS
-    )
+    fit = factorise(counts, example.basis(), N_PHASES, solver=solver, start=start, max_steps=STEPS)
     return fit.weights, fit.abundances
 
 
