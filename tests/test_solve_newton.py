@@ -262,7 +262,6 @@ def test_steps_of_both_never_worsen_and_end_at_a_stationary_point(case, x64):
         assert believed[-1] < 0.1
 
 
-@pytest.mark.xfail(reason="A phase may lose all rows whose sum is to be one.", strict=False)
 def test_composition_rows_never_vanish_together(x64):
     problem, made = random_problem(2, "sum of W", "none", "dense", False, (None, None))
     w, h, losses, penalties, _ = run(problem, VariableProjectionNewton(), *starts(made), 60)
