@@ -61,12 +61,12 @@ class Information(eqx.Module):
 
 
 @eqx.filter_jit
-def free_entries(
+def free_abundances(
     problem: Problem, weights: Weights, abundances: Abundances
-) -> tuple[Bool[Array, "column phase"], Bool[Array, "phase pixel"]]:
-    """Entries that a Newton step of their own would leave positive, and that are not fixed."""
-    counts, basis = problem.counts, problem.basis
-    endmembers = basis.endmembers(weights)
+) -> Bool[Array, "phase pixel"]:
+    """Entries of H that a Newton step of their own would leave positive, and that are not fixed."""
+    counts = problem.counts
+    endmembers = problem.basis.endmembers(weights)
     exposure = exposure_or_one(counts)
     gradient = endmembers.sum(0)[:, None] * exposure - counts.pixel_pass(endmembers, abundances)
     maps = abundances.reshape(-1, *counts.scan_shape)
@@ -81,8 +81,20 @@ def free_entries(
         exposure,
         add=False,
     )
-    h_free = abundances * curvature > gradient
-    w_gradient = basis.column_sums * (abundances * exposure).sum(1)[None, :] - basis.back_project(
+    free = abundances * curvature > gradient
+    fixed = problem.fixed_abundances
+    return free if fixed is None else free & ~fixed.mask
+
+
+@eqx.filter_jit
+def free_weights(
+    problem: Problem, weights: Weights, abundances: Abundances
+) -> Bool[Array, "column phase"]:
+    """Entries of W that a Newton step of their own would leave positive, and that are not fixed."""
+    counts, basis = problem.counts, problem.basis
+    endmembers = basis.endmembers(weights)
+    exposure = exposure_or_one(counts)
+    gradient = basis.column_sums * (abundances * exposure).sum(1)[None, :] - basis.back_project(
         counts.channel_pass(endmembers, abundances)
     )
     second = _tiled(
@@ -93,12 +105,9 @@ def free_entries(
         add=True,
     )
     squared = Basis(basis.matrix**2, basis.columns)
-    w_free = weights * squared.back_project(second) > w_gradient
-    if problem.fixed_weights is not None:
-        w_free = w_free & ~problem.fixed_weights.mask
-    if problem.fixed_abundances is not None:
-        h_free = h_free & ~problem.fixed_abundances.mask
-    return w_free, h_free
+    free = weights * squared.back_project(second) > gradient
+    fixed = problem.fixed_weights
+    return free if fixed is None else free & ~fixed.mask
 
 
 def information(
@@ -113,7 +122,8 @@ def information(
     It is computed where every phase's spectrum sums to one, so that H counts and nothing is lost
     in single precision, and scaled from there in double.
     """
-    w_free, h_free = free_entries(problem, weights, abundances)
+    w_free = free_weights(problem, weights, abundances)
+    h_free = free_abundances(problem, weights, abundances)
     n_phases = weights.shape[1]
     asked = np.ones(n_phases) if scale is None else np.asarray(scale, np.float64)
     each = np.asarray(weights, np.float64)

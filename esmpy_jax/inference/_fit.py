@@ -9,7 +9,6 @@ from typing import Any
 import equinox as eqx
 import jax.random as jr
 import numpy as np
-import xarray as xr
 from jaxtyping import PRNGKeyArray
 
 from .._checks import check
@@ -37,10 +36,10 @@ from ..solve import (
 )
 from ..solve._factorise import check_limits
 from ._coarse import CoarseToFine
-from ._fisher import free_entries, information, weights_covariance
+from ._fisher import free_abundances, information, weights_covariance
 from ._image import Provenance, SpectrumImage
 from ._quantify import phase_composition
-from ._solution import SCHEMA, Solution, column_record
+from ._solution import SCHEMA, Parts, Solution, column_record
 from ._warnings import ending, in_words, of_convergence, of_inputs, of_misfit, of_phases
 
 #: Default smoothness: shares of neighbouring pixels differ by 1 / sqrt(25) = 0.2, a third by more.
@@ -209,7 +208,7 @@ def _solution(
     covariance = weights_covariance(weights, info)
     entries = (np.arange(n_columns)[:, None] * n_phases + order[None, :]).ravel()
     covariance = covariance[np.ix_(entries, entries)]
-    free = np.asarray(free_entries(fine.problem, fine.weights, fine.abundances)[1], np.int8)
+    free = np.asarray(free_abundances(fine.problem, fine.weights, fine.abundances), np.int8)
     if fine.problem.fixed_abundances is not None:
         free = np.where(np.asarray(fine.problem.fixed_abundances.mask), -1, free)
     on_plane = isinstance(fine.problem.constraint, SumToOneAbundances)
@@ -235,7 +234,11 @@ def _solution(
         *of_phases(names, [e.symbol for e in model.elements], atomic_error, barren),
     ]
     parameters = _parameters(image, model)
-    dataset = xr.Dataset(
+    coarse_trace = {
+        "coarse_objective": ("coarse_check", judged.nll_trace),
+        "coarse_steps": ("coarse_check", judged.nll_steps),
+    }
+    parts = Parts(
         {
             "pixel_counts": (("y", "x"), np.asarray(counts.pixel_totals()).reshape(ny, nx)),
             "counts_sum": ("energy", counts_sum),
@@ -259,9 +262,8 @@ def _solution(
             "weight_percent_stderr": (table, 100 * weight_error, weight_unit),
             "objective": ("check", fine.nll_trace),
             "steps": ("check", fine.nll_steps),
-            "coarse_objective": ("coarse_check", judged.nll_trace),
-            "coarse_steps": ("coarse_check", judged.nll_steps),
-        },
+        }
+        | ({} if fine is judged else coarse_trace),
         {
             "energy": ("energy", np.asarray(model.energy_axis.centres, float), {"units": "keV"}),
             "column": list(basis.labels),
@@ -278,10 +280,9 @@ def _solution(
             "result": ended,
             "converged": int(fine.converged and judged.converged),
             "objective": fine.nll,
-            "nll": fine.nll - float(fine.problem.penalty(fine.abundances)),
+            "nll": fine.nll - fine.penalty,
             "n_steps": fine.steps,
             "remaining_nats": fine.remaining,
-            "coarse_remaining_nats": judged.remaining,
             "seconds": settings.pop("seconds"),
             "sum_to_one": int(on_plane),
             "seed": json.dumps(settings.pop("seed")),
@@ -289,12 +290,10 @@ def _solution(
             "parameters": json.dumps({k: _plain(v) for k, v in parameters.items()}),
             "settings": json.dumps(settings),
             "warnings": json.dumps(list(dict.fromkeys(warnings))),
-        },
+        }
+        | ({} if fine is judged else {"coarse_remaining_nats": judged.remaining}),
     )
-    if fine is judged:
-        dataset = dataset.drop_vars(["coarse_objective", "coarse_steps"])
-        del dataset.attrs["coarse_remaining_nats"]
-    return Solution(dataset)
+    return Solution(parts)
 
 
 def _gauge(fit: Factorisation, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

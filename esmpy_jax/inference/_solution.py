@@ -4,12 +4,12 @@ import dataclasses
 import functools
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
 import numpy as np
-import xarray as xr
 from jaxtyping import Array, Float
 
 from .._basis import Basis, Column, ColumnKind
@@ -19,7 +19,29 @@ from ..physics import EnergyAxis
 from . import _quantify
 from ._image import Provenance
 
+if TYPE_CHECKING:
+    import xarray as xr
+else:
+    from .._xarray import xr
+
 SCHEMA = 2
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Parts:
+    """What a dataset is made of, as `xarray.Dataset` takes it."""
+
+    variables: Mapping[str, Any]
+    coordinates: Mapping[str, Any]
+    attrs: dict[str, Any]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """The numbers of a variable."""
+        return self.variables[name][1]
+
+    def dataset(self) -> "xr.Dataset":
+        """With labels."""
+        return xr.Dataset(self.variables, self.coordinates, self.attrs)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -41,28 +63,34 @@ class Solution:
     `objective`, `nll` and `remaining_nats` at the end, the result and the warnings as attributes.
     """
 
-    dataset: xr.Dataset
+    _made: "xr.Dataset | Parts"
+
+    @functools.cached_property
+    def dataset(self) -> "xr.Dataset":
+        """Everything, with labels."""
+        made = self._made
+        return made.dataset() if isinstance(made, Parts) else made
 
     @property
     def weights(self) -> Float[Array, "column phase"]:
         """W, canonical."""
-        return jnp.asarray(self.dataset["W"].values, float)
+        return jnp.asarray(np.asarray(self._made["W"]), float)
 
     @property
     def abundances(self) -> Float[Array, "phase pixel"]:
         """H, canonical: counts per unit of G W."""
-        values = self.dataset["H"].values
+        values = np.asarray(self._made["H"])
         return jnp.asarray(values.reshape(len(values), -1), float)
 
     @property
     def abundance(self) -> Float[np.ndarray, "phase y x"]:
         """Share of each phase in the atoms (or counts) of each pixel, summing to one."""
-        return self.dataset["abundance"].values
+        return np.asarray(self._made["abundance"])
 
     @functools.cached_property
     def basis(self) -> Basis:
         """G with its typed columns."""
-        columns = tuple(_column_from(c) for c in json.loads(self.dataset.attrs["columns"]))
+        columns = tuple(_column_from(c) for c in json.loads(self._made.attrs["columns"]))
         return Basis(jnp.asarray(self.dataset["G"].values, float), columns)
 
     @property
@@ -73,42 +101,42 @@ class Solution:
         return EnergyAxis(float(energy[0]), float(gain) or 1.0, len(energy))
 
     @property
-    def composition(self) -> xr.DataArray:
+    def composition(self) -> "xr.DataArray":
         """At% of each element in each phase."""
         return self.dataset["composition"]
 
     @property
     def converged(self) -> bool:
         """Whether the fit, of the binned image too, met its criteria."""
-        return bool(self.dataset.attrs["converged"])
+        return bool(self._made.attrs["converged"])
 
     @property
     def result(self) -> str:
         """How the fit ended, as a sentence."""
-        return self.dataset.attrs["result"]
+        return self._made.attrs["result"]
 
     @property
     def objective(self) -> float:
         """Poisson NLL plus penalties at the end, in nats."""
-        return float(self.dataset.attrs["objective"])
+        return float(self._made.attrs["objective"])
 
     @property
     def nll(self) -> float:
         """Poisson NLL at the end, without penalties, in nats."""
-        return float(self.dataset.attrs["nll"])
+        return float(self._made.attrs["nll"])
 
     @property
     def parameters(self) -> dict[str, Provenance]:
         """Every physical parameter with its unit and whether it was given, read, defaulted ..."""
-        stored = json.loads(self.dataset.attrs["parameters"])
+        stored = json.loads(self._made.attrs["parameters"])
         return {name: Provenance(**entry) for name, entry in stored.items()}
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """Sentences that a reader of the result should know."""
-        return tuple(json.loads(self.dataset.attrs["warnings"]))
+        return tuple(json.loads(self._made.attrs["warnings"]))
 
-    def pixel_composition(self, *, weight_percent: bool = False) -> xr.Dataset:
+    def pixel_composition(self, *, weight_percent: bool = False) -> "xr.Dataset":
         """At% (or wt%) of every pixel with standard errors, from the mix of its phases.
 
         Returns a dataset with `composition(element, y, x)` and `composition_stderr`. The errors

@@ -82,6 +82,46 @@ def newton_abundances(
     """
     model, second = local_model(problem, endmembers, abundances)
     best = model.minimum(abundances)
+    return _moved(problem, endmembers, abundances, model, second, best)
+
+
+def settled_abundances(
+    problem: Problem, endmembers: Endmembers, abundances: Abundances, steps: int
+) -> tuple[Abundances, LocalModel, Abundances]:
+    """The abundances after several steps, the local model there, and its minimum.
+
+    One body for all, so that the model is compiled once.
+    """
+
+    def body(i, carry):
+        abundances = carry[0]
+        model, second = local_model(problem, endmembers, abundances)
+        best = model.minimum(abundances)
+        abundances = jax.lax.cond(
+            i < steps,
+            lambda: _moved(problem, endmembers, abundances, model, second, best)[0],
+            lambda: abundances,
+        )
+        return abundances, model, best
+
+    return jax.lax.fori_loop(
+        0, steps + 1, body, (abundances, unknown_model(problem, abundances), abundances)
+    )
+
+
+def unknown_model(problem: Problem, abundances: Abundances) -> LocalModel:
+    """A model that says nothing, in the place of one that is still to be made."""
+    n = len(abundances)
+    return LocalModel(
+        jnp.zeros_like(abundances),
+        jnp.zeros((n, *abundances.shape), abundances.dtype),
+        jnp.zeros(abundances.shape, bool),
+        isinstance(problem.constraint, SumToOneAbundances),
+    )
+
+
+def _moved(problem, endmembers, abundances, model, second, best):
+    """The step of `newton_abundances` with its parts given."""
     change = best - abundances
     tau = problem.counts.steepest_drop(endmembers, abundances, change)
     share = jnp.where(tau <= 0.5, 1.0, 1.0 / (1.0 + tau))[None, :]
@@ -97,22 +137,19 @@ def _coupled(problem, endmembers, abundances, model, second, best, safe):
     before = pixel_losses(problem.counts, endmembers, abundances)
     penalty = problem.penalty(abundances)
 
-    def moved(share):
-        return model.floored(abundances, share * together, best <= 0)
-
-    def decrease(maps):
-        new = pixel_losses(problem.counts, endmembers, maps)
-        return (before - new).sum() + (penalty - problem.penalty(maps))
-
     def shorter(state):
         share = 0.25 * state[0]
-        return share, decrease(moved(share))
+        maps = model.floored(abundances, share * together, best <= 0)
+        new = pixel_losses(problem.counts, endmembers, maps)
+        return share, maps, (before - new).sum() + (penalty - problem.penalty(maps))
 
-    whole = jnp.ones((), abundances.dtype)
-    share, won = jax.lax.while_loop(
-        lambda s: ~(s[1] > 0) & (s[0] > 0.01), shorter, (whole, decrease(moved(whole)))
+    none = jnp.zeros((), before.dtype)
+    _, maps, won = jax.lax.while_loop(
+        lambda s: ~(s[2] > 0) & (s[0] > 0.01),
+        shorter,
+        (jnp.full((), 4.0, abundances.dtype), abundances, none),
     )
-    return jnp.where(won > 0, moved(share), safe), predicted
+    return jnp.where(won > 0, maps, safe), predicted
 
 
 def _conjugate_gradients(problem, abundances, model, second, best, steps=15):
@@ -206,12 +243,3 @@ def series_limit(predicted: Scalar, last: Scalar, before: Scalar) -> Scalar:
     """
     ratio = jnp.clip(last / jnp.maximum(before, jnp.finfo(last.dtype).tiny), 0.0, 0.99)
     return jnp.maximum(predicted, last * ratio / (1 - ratio))
-
-
-def newton_steps(
-    problem: Problem, endmembers: Endmembers, abundances: Abundances, steps: int
-) -> Abundances:
-    """Several steps with the same spectra."""
-    return jax.lax.fori_loop(
-        0, steps, lambda _, h: newton_abundances(problem, endmembers, h)[0], abundances
-    )

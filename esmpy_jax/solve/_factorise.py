@@ -199,6 +199,7 @@ def _joined(fits, result):
         int(sum(f.steps for f in fits)),
         sum(f.seconds for f in fits),
         last.remaining,
+        last.penalty,
     )
 
 

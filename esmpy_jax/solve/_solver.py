@@ -100,6 +100,7 @@ class Factorisation(eqx.Module):
     - `nll_steps`, `nll_trace`: objective in nats (NLL and penalties) after so many steps.
     - `steps`, `seconds`: steps made and wall time, compilation included.
     - `remaining`: nats that the fit believes to be above the optimum; see `solve`.
+    - `penalty`: what the regulariser adds to the last objective, in nats.
     """
 
     weights: Weights
@@ -111,6 +112,7 @@ class Factorisation(eqx.Module):
     steps: int
     seconds: float
     remaining: float
+    penalty: float
 
     @property
     def basis(self) -> Basis:
@@ -159,21 +161,21 @@ class _LoopState(eqx.Module):
 
 @eqx.filter_jit
 def start_state(problem, solver, weights, abundances, room):
-    losses = problem.losses(weights, abundances)
-    penalty = problem.penalty(abundances)
-    empty = jnp.full(room, jnp.nan, losses.dtype)
+    """Before the first look at the objective, which is made by `advance` like all others."""
+    dtype = abundances.dtype
+    empty = jnp.full(room, jnp.nan, dtype)
     return _LoopState(
         weights,
         abundances,
         solver.init(problem, weights, abundances),
-        losses,
-        penalty,
-        empty.at[0].set(losses.sum() + penalty),
-        empty.at[0].set(0.0),
-        jnp.full((), jnp.inf, losses.dtype),
+        jnp.zeros(abundances.shape[1], dtype),
+        jnp.zeros((), dtype),
+        empty,
+        empty,
+        jnp.full((), jnp.inf, dtype),
         jnp.zeros((), int),
         jnp.zeros((), int),
-        jnp.zeros((), int),
+        jnp.full((), -1, int),
         RESULTS.max_steps_reached,
         jnp.array(False),
     )
@@ -193,7 +195,8 @@ def advance(problem, solver, state, until, tol, batch=None):
         return solver.step(problem, *carry)
 
     def body(state):
-        n_steps = jnp.minimum(solver.check_every, until - state.step)
+        begun = state.check >= 0
+        n_steps = jnp.where(begun, jnp.minimum(solver.check_every, until - state.step), 0)
         w, h, inner = jax.lax.fori_loop(
             0, n_steps, one, (state.weights, state.abundances, state.solver_state)
         )
@@ -201,15 +204,15 @@ def advance(problem, solver, state, until, tol, batch=None):
         # differences before sums: float32 stays honest
         decrease = (state.losses - losses).sum() + (state.penalty - penalty)
         check = state.check + 1
-        won = state.won.at[check].set(state.won[state.check] + decrease)
+        won = state.won.at[check].set(jnp.where(begun, state.won[state.check] + decrease, 0.0))
         predicted = solver.predicted_decrease(inner).astype(won.dtype)
         told = ~jnp.isnan(predicted)
         recent = jnp.where(check >= _FEWEST_CHECKS, won[check] - won[check // 2], jnp.inf)
         remaining = jnp.where(told, jnp.maximum(predicted, 0.0), recent)
         value = losses.sum() + penalty
         finite = jnp.isfinite(value) & jnp.isfinite(w).all()
-        converged = remaining <= tol
-        idle = jnp.where(decrease > 0, 0, state.idle + 1)
+        converged = begun & (remaining <= tol)
+        idle = jnp.where((decrease > 0) | ~begun, 0, state.idle + 1)
         stuck = told & jnp.isfinite(predicted) & (idle >= 2)
         result = RESULTS.where(stuck, RESULTS.rounding, RESULTS.max_steps_reached)
         result = RESULTS.where(converged, RESULTS.successful, result)
@@ -234,7 +237,7 @@ def advance(problem, solver, state, until, tol, batch=None):
         going = ~state.done
         if batch is not None:
             going = jax.lax.pmax(going.astype(jnp.int32), batch) > 0
-        return going & (state.step < until)
+        return going & ((state.step < until) | (state.check < 0))
 
     return jax.lax.while_loop(go_on, body, state)
 
@@ -260,6 +263,7 @@ def as_factorisation(problem, solver, state, result, seconds) -> Factorisation:
         int(steps[-1]),
         seconds,
         float(state.remaining),
+        float(state.penalty),
     )
 
 
@@ -294,7 +298,7 @@ def solve(
     if progress is not None or max_seconds is not None:
         stretch = -(-max_steps // (50 * every)) * every
     until, late = 0, False
-    while until < max_steps and not bool(state.done) and not late:
+    while int(state.check) < 0 or (until < max_steps and not bool(state.done) and not late):
         until = min(until + stretch, max_steps)
         state = advance(problem, solver, state, as_ints(until), as_floats(tol))
         if progress is not None:

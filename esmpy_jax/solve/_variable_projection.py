@@ -3,27 +3,42 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from .._types import Abundances, Scalar, Weights
-from ..objective import NoRegulariser, SumToOneAbundances, SumToOneWeights, pixel_losses
-from ._abundance_newton import local_model, newton_steps, series_limit
+from ..objective import NoRegulariser, SumToOneAbundances, SumToOneWeights
+from ._abundance_newton import LocalModel, series_limit, settled_abundances, unknown_model
 from ._multiplicative import MultiplicativeUpdate
 from ._pixel_quadratics import product, projected_inverse
-from ._reduced import reduce_to_weights
+from ._reduced import Reduced, reduce_to_weights
 from ._solver import AbstractSolver, Problem
+
+
+class _Point(eqx.Module):
+    """W and H with the objective around them, as far as it is known."""
+
+    weights: Weights
+    abundances: Abundances
+    losses: Float[Array, " pixel"]
+    penalty: Scalar
+    model: LocalModel  # of H
+    best: Abundances  # the minimum of the model
 
 
 class _State(eqx.Module):
     damping: Scalar  # of Levenberg, relative to the metric of the multiplicative update
     predicted: Scalar  # decrease in nats that the last step believed to be left
     decrease: Scalar  # nats won by the last Newton step
-    due: Int[Array, ""]  # multiplicative updates before the next Newton step
+    due: Int[Array, ""]  # multiplicative updates before the next step
+    known: Bool[Array, ""]  # whether the objective around W and H is
+    losses: Float[Array, " pixel"]
+    penalty: Scalar
+    model: LocalModel
+    best: Abundances
 
 
 class _Trial(eqx.Module):
-    weights: Weights
-    abundances: Abundances
+    point: _Point
     damping: Scalar
     undamped: Scalar  # nats that the model would win without damping
     decrease: Scalar
@@ -58,8 +73,18 @@ class VariableProjectionNewton(AbstractSolver[_State]):
 
     def init(self, problem, weights, abundances):
         dtype = abundances.dtype
-        infinite = jnp.full((), jnp.inf, dtype)
-        return _State(jnp.full((), 0.1, dtype), infinite, infinite, jnp.array(self.warm_up))
+        zero, infinite = jnp.zeros((), dtype), jnp.full((), jnp.inf, dtype)
+        return _State(
+            jnp.full((), 0.1, dtype),
+            infinite,
+            infinite,
+            jnp.full((), self.warm_up, int),
+            jnp.zeros((), bool),
+            jnp.zeros(abundances.shape[1], dtype),
+            zero,
+            unknown_model(problem, abundances),
+            abundances,
+        )
 
     def step(self, problem, weights, abundances, state):
         multiplicative = MultiplicativeUpdate()
@@ -79,18 +104,15 @@ class VariableProjectionNewton(AbstractSolver[_State]):
         return state.predicted
 
     def _newton(self, problem, weights, abundances, state):
-        endmembers = problem.basis.endmembers(weights)
-        losses = pixel_losses(problem.counts, endmembers, abundances)
-        penalty = problem.penalty(abundances)
-        model, _ = local_model(problem, endmembers, abundances)
-        best = model.minimum(abundances)
-        change = best - abundances
-        inverse = projected_inverse(model.matrix, model.free & (best > 0), model.summed)
-        from_pixels = model.decrease(change).sum()
-        scale_free = _scale_free(problem, weights)
-        reduced = reduce_to_weights(
-            problem, endmembers, weights, abundances, change, inverse, scale_free
+        """A step of W; where nothing is known yet around it, only H moves and the model is made."""
+        known, scale_free = state.known, _scale_free(problem, weights)
+        here = _Point(weights, abundances, state.losses, state.penalty, state.model, state.best)
+        change = here.best - abundances
+        inverse = projected_inverse(
+            here.model.matrix, here.model.free & (here.best > 0), here.model.summed
         )
+        from_pixels = here.model.decrease(change).sum()
+        reduced = _if_known(known, lambda: _reduced(problem, here, change, inverse, scale_free))
 
         def attempt(trial):
             none = jnp.zeros_like(trial.damping)
@@ -98,40 +120,78 @@ class VariableProjectionNewton(AbstractSolver[_State]):
                 jnp.stack([trial.damping, none, none]),
                 jnp.stack([reduced.away, reduced.away, reduced.gradient]),
             )
-            new = jnp.maximum(weights + moves[0], 0.0)
-            follow = change - product(inverse, reduced.coupling(moves[0]))
-            maps = model.floored(abundances, follow)
-            new, maps = _rescaled(problem, new, maps, scale_free)
+            move = jnp.where(known, moves[0], 0.0)
+            new = jnp.maximum(weights + move, 0.0)
+            follow = jnp.where(known, change - product(inverse, reduced.coupling(move)), 0.0)
+            new, maps = _rescaled(problem, new, here.model.floored(abundances, follow), scale_free)
             spectra = problem.basis.endmembers(new)
-            maps = newton_steps(problem, spectra, maps, self.inner)
-            decrease = (losses - pixel_losses(problem.counts, spectra, maps)).sum()
-            decrease = decrease + (penalty - problem.penalty(maps))
+            maps, model, best = settled_abundances(problem, spectra, maps, self.inner)
+            point = _Point(new, maps, problem.losses(new, maps), problem.penalty(maps), model, best)
+            decrease = (here.losses - point.losses).sum() + (here.penalty - point.penalty)
+            decrease = jnp.where(known, decrease, jnp.inf)
             accepted = (decrease > 0) & _composed(problem, new)
             predicted, undamped, plain = from_pixels + from_model
             gain = jnp.minimum(decrease / jnp.maximum(predicted, 1e-30), 1.0)
             easier = jnp.clip(1 - (2 * gain - 1) ** 3, 0.1, 4.0)
             harder = jnp.where(trial.number < 2, 5.0, 20.0)
             damping = trial.damping * jnp.where(accepted, easier, harder)
-            damping = jnp.clip(damping, 1e-9, 1e3).astype(decrease.dtype)
-            number = trial.number + 1
-            undamped = jnp.where(accepted, undamped, plain)  # a saddle that cannot be left is none
-            return _Trial(new, maps, damping, undamped, decrease, number, accepted)
+            damping = jnp.where(known, jnp.clip(damping, 1e-9, 1e3), trial.damping)
+            # a saddle that cannot be left is none
+            undamped = jnp.where(accepted, undamped, plain)
+            return _Trial(
+                _where(accepted, point, here),
+                damping.astype(decrease.dtype),
+                undamped,
+                decrease,
+                trial.number + 1,
+                accepted,
+            )
 
         none = jnp.zeros_like(state.decrease)
+        zero, no = jnp.zeros((), int), jnp.zeros((), bool)
         trial = jax.lax.while_loop(
             lambda t: ~t.accepted & (t.number < self.trials),
             attempt,
-            _Trial(weights, abundances, state.damping, none, none, jnp.array(0), jnp.array(False)),
+            _Trial(here, state.damping, none, none, zero, no),
         )
         predicted = jnp.abs(trial.undamped)  # below zero where bounds cut the step off
         if not isinstance(problem.regulariser, NoRegulariser):
             predicted = series_limit(predicted, trial.decrease, state.decrease)
-        kept = trial.accepted
+        kept, end = trial.accepted, trial.point
+        due = jnp.where(kept, 0, 1).astype(state.due.dtype)
         return (
-            jnp.where(kept, trial.weights, weights),
-            jnp.where(kept, trial.abundances, abundances),
-            _State(trial.damping, predicted, trial.decrease, jnp.where(kept, 0, 1)),
+            end.weights,
+            end.abundances,
+            _State(
+                trial.damping,
+                jnp.where(known, predicted, state.predicted),
+                trial.decrease,
+                due,
+                kept,
+                end.losses,
+                end.penalty,
+                end.model,
+                end.best,
+            ),
         )
+
+
+def _reduced(problem, point, change, inverse, scale_free) -> Reduced:
+    endmembers = problem.basis.endmembers(point.weights)
+    return reduce_to_weights(
+        problem, endmembers, point.weights, point.abundances, change, inverse, scale_free
+    )
+
+
+def _if_known(known, make):
+    """What `make` makes, or zeros of its kind."""
+    like = jax.eval_shape(make)
+    zeros = lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)  # noqa: E731
+    return jax.lax.cond(known, make, zeros)
+
+
+def _where(condition, yes, no):
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
 
 
 def _only_scale(problem: Problem) -> bool:

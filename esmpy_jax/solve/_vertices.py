@@ -43,7 +43,7 @@ class VertexStart(AbstractStart):
         for vertex in _extreme(features, totals, n_phases):
             distance = ((features - features[vertex]) ** 2).sum(1)
             near = np.argsort(np.where(totals > 0, distance, np.inf))[: self.average]
-            local = _local_weights(counts, single, as_ints(near))
+            local = mean_weights(single, _local_spectrum(counts, as_ints(near)))
             columns.append(np.asarray(local, float) * dose / totals[near].sum())
             corners.append(totals[near] @ features[near] / totals[near].sum())
         vertices, corners = np.stack(columns, 1), np.stack(corners)
@@ -101,7 +101,6 @@ def _projected(counts, scaled):
 
 
 @eqx.filter_jit
-def _local_weights(counts, single, pixels):
+def _local_spectrum(counts, pixels):
     inside = jnp.zeros((1, counts.n_pixels)).at[0, pixels].set(1.0)
-    ones = jnp.ones((counts.n_channels, 1))
-    return mean_weights(single, counts.channel_pass(ones, inside)[:, 0])
+    return counts.channel_pass(jnp.ones((counts.n_channels, 1)), inside)[:, 0]
