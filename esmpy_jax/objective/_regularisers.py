@@ -65,6 +65,11 @@ class AbstractRegulariser(eqx.Module):
         """Whether the penalty of one pixel depends on another."""
         return True
 
+    @property
+    def is_convex(self) -> bool:
+        """Whether the penalty has a single valley."""
+        return True
+
     def gradient(self, maps: Maps) -> Maps:
         """The gradient of the penalty, `positive - negative`."""
         positive, negative = self.gradient_split(maps)
@@ -106,6 +111,10 @@ class LogSparsity(AbstractRegulariser):
 
     @property
     def couples_pixels(self):
+        return False
+
+    @property
+    def is_convex(self):
         return False
 
     def value(self, maps):
@@ -160,6 +169,10 @@ class SumOf(AbstractRegulariser):
     @property
     def couples_pixels(self):
         return any(t.couples_pixels for t in self.terms)
+
+    @property
+    def is_convex(self):
+        return all(t.is_convex for t in self.terms)
 
     def value(self, maps):
         return sum((t.value(maps) for t in self.terms), jnp.zeros((), maps.dtype))

@@ -225,11 +225,10 @@ class AbundanceNewton(AbstractSolver[_State]):
     def step(self, problem, weights, abundances, state):
         endmembers = problem.basis.endmembers(weights)
         abundances, predicted = newton_abundances(problem, endmembers, abundances)
-        return (
-            weights,
-            abundances,
-            _State(predicted, series_limit(predicted, predicted, state.predicted)),
-        )
+        remaining = series_limit(predicted, predicted, state.predicted)
+        if not problem.regulariser.is_convex:  # there are shoulders: two steps have to agree
+            remaining = jnp.maximum(remaining, state.predicted)
+        return weights, abundances, _State(predicted, remaining)
 
     def predicted_decrease(self, state):
         return state.remaining

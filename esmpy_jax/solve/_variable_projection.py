@@ -27,7 +27,8 @@ class _Point(eqx.Module):
 
 class _State(eqx.Module):
     damping: Scalar  # of Levenberg, relative to the metric of the multiplicative update
-    predicted: Scalar  # decrease in nats that the last step believed to be left
+    believed: Scalar  # nats that the last step believed to be left
+    predicted: Scalar  # the larger of that and of what the step before believed
     decrease: Scalar  # nats won by the last Newton step
     due: Int[Array, ""]  # multiplicative updates before the next step
     known: Bool[Array, ""]  # whether the objective around W and H is
@@ -54,7 +55,9 @@ class VariableProjectionNewton(AbstractSolver[_State]):
     block on its free entries. Some ten steps replace thousands of multiplicative updates, because
     W and H, which those move in turn, are strongly coupled (Golub & Pereyra, SIAM J. Numer. Anal.
     10 (1973) 413, for the idea). A step is kept only if it lowers the objective; where none does,
-    the next one begins with a multiplicative update.
+    the next one begins with a multiplicative update. The first step makes the warm-up and settles
+    H. What is left is the larger of what the last two steps believed, as one of them alone may
+    take a shoulder for an optimum.
 
     Handles sum-to-one on H, sum-to-one on W where that only fixes the scale, fixed entries, a G
     that depends on the phase, and any regulariser (by its separable surrogate, so that coupled
@@ -76,6 +79,7 @@ class VariableProjectionNewton(AbstractSolver[_State]):
         zero, infinite = jnp.zeros((), dtype), jnp.full((), jnp.inf, dtype)
         return _State(
             jnp.full((), 0.1, dtype),
+            infinite,
             infinite,
             infinite,
             jnp.full((), self.warm_up, int),
@@ -154,9 +158,11 @@ class VariableProjectionNewton(AbstractSolver[_State]):
             attempt,
             _Trial(here, state.damping, none, none, zero, no),
         )
-        predicted = jnp.abs(trial.undamped)  # below zero where bounds cut the step off
+        believed = jnp.abs(trial.undamped)  # below zero where bounds cut the step off
         if not isinstance(problem.regulariser, NoRegulariser):
-            predicted = series_limit(predicted, trial.decrease, state.decrease)
+            believed = series_limit(believed, trial.decrease, state.decrease)
+        # On a shoulder a step promises little and the next no less: two have to agree.
+        predicted = jnp.maximum(series_limit(believed, believed, state.believed), state.believed)
         kept, end = trial.accepted, trial.point
         due = jnp.where(kept, 0, 1).astype(state.due.dtype)
         return (
@@ -164,6 +170,7 @@ class VariableProjectionNewton(AbstractSolver[_State]):
             end.abundances,
             _State(
                 trial.damping,
+                jnp.where(known, believed, state.believed),
                 jnp.where(known, predicted, state.predicted),
                 trial.decrease,
                 due,
