@@ -169,3 +169,16 @@ def test_entries_that_are_zero_stay_zero(precision):
     current = jnp.array([[0.0], [0.5], [0.5]])
     x = constrained(*column, jnp.ones(1), jnp.ones((3, 1), bool), current)
     np.testing.assert_allclose(x[:, 0], [0.0, 1 - 1 / 90, 1 / 90], rtol=1e-5)
+
+
+def test_a_count_too_small_to_divide_by_is_none(precision):
+    """A phase that has nearly died costs nothing and takes what the others leave."""
+    nothing = 4 * float(jnp.finfo(precision).tiny)
+    linear = jnp.array([[473.5], [64.4], [nothing]])
+    constant = jnp.array([[349.0], [0.0], [nothing / 4]])
+    current = jnp.array([[0.75], [0.0], [0.25]])
+    found = sum_constrained_root(
+        jnp.zeros((3, 1)), linear, constant, jnp.ones(1), jnp.ones((3, 1), bool), current
+    )
+    expected = [[349 / 473.5], [0.0], [1 - 349 / 473.5]]
+    np.testing.assert_allclose(found, expected, rtol=4 * float(jnp.finfo(precision).eps))

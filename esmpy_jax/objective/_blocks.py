@@ -12,7 +12,10 @@ from .._arrays import on_device
 from ._triplets import RUN, increasing, numbers, order_of, rising, runs
 
 #: What an overflow block costs beside its slots, in slots: it is gathered and added to its owner.
-_BLOCK_COST = 6
+_BLOCK_COST = 7
+
+#: Lengths that overflow blocks may have.
+_BLOCKS = 4, 8, 16, 32, 48, 64, 128
 
 #: Slots that are summed together; lengths are multiples of it. A few rows of that many slots stay
 #: in a processor's nearest cache, and are enough to keep its arithmetic busy.
@@ -261,14 +264,16 @@ def block_lengths(number: np.ndarray) -> tuple[int, int]:
 
     - `number`: of nonzero counts of each owner.
     """
+    at_least, owners = np.unique(number, return_counts=True)
     ladder = [4, *(2**i + 2 ** (i - 1) * half for i in range(3, 12) for half in (0, 1))]
     best = None
     for length in ladder:
-        block = int(np.clip(length // 16 * 4, 4, 64))
-        blocks = (-(-np.maximum(number - length, 0) // block)).sum()
-        cost = length * len(number) + (block + _BLOCK_COST) * blocks
-        if best is None or cost < best[0]:
-            best = cost, length, block
+        beyond = np.maximum(at_least - length, 0)
+        for block in _BLOCKS:
+            n_blocks = (-(-beyond // block) * owners).sum()
+            cost = length * len(number) + (block + _BLOCK_COST) * n_blocks
+            if best is None or cost < best[0]:
+                best = cost, length, block
     assert best is not None
     return best[1:]
 

@@ -55,15 +55,15 @@ def sum_constrained_root(
     x(nu) is the positive root with b + nu in place of b, and nu solves `sum x(nu) = budget` over
     the free entries (axis 0), item by item. The sum is convex and decreasing in nu and the start
     lies left of the root, so Newton's method climbs to it monotonically; it stops when no item
-    moves any more. An entry with neither count nor curvature (a = c = 0) costs b per unit: where
-    the others leave a part of the budget at nu = -b, the cheapest such entry that is not zero
-    already takes it. Where all free entries are of this kind the item has seen no counts, and
+    moves any more. An entry with neither count nor curvature (a = 0 and c = 0, or a c that is too
+    small to divide by) costs b per unit: where the others leave a part of the budget at nu = -b,
+    the cheapest such entry that is not zero already takes it. Where all free entries are of this kind the item has seen no counts, and
     `current` is kept.
     """
     small, lowest = jnp.finfo(linear.dtype).tiny, jnp.finfo(linear.dtype).min
     budget = jnp.maximum(budget, 0.0)
     target = jnp.maximum(budget, small)[None]
-    alive = free & ((constant > 0) | (quadratic > 0))
+    alive = free & ((constant > small * 2.0**30) | (quadratic > 0))  # less is as good as nothing
     some = alive.any(0) & (budget > 0)
     twice_mean = _twice_mean(quadratic, constant)
 

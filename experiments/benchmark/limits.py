@@ -35,13 +35,18 @@ PASSES = (
 
 def machine_limits(plan: Plan, tables: dict[str, int]) -> dict[str, float]:
     """Bytes, gathers and operations per second; gathers from tables of several lengths."""
-    a, b = jnp.ones(plan.stream), jnp.full(plan.stream, 2.0)
-    triad = jax.jit(lambda a, b: a + 3.0 * b)
-    copy = jax.jit(lambda a: a + 1.0)  # a copy itself might be left out by the compiler
-    size = a.dtype.itemsize * plan.stream
+    held, b = [jnp.ones(plan.stream)], jnp.full(plan.stream, 2.0)
+    in_place = jax.jit(lambda a, b: a + 3.0 * b, donate_argnums=0)  # new pages would cost more
+    total = jax.jit(jnp.sum)
+    size = b.dtype.itemsize * plan.stream
+
+    def triad():
+        held.append(in_place(held.pop(), b))
+        return held[0]
+
     out = {
-        "triad, bytes/s": 3 * size / shortest(lambda: triad(a, b), plan.repeats),
-        "copy, bytes/s": 2 * size / shortest(lambda: copy(a), plan.repeats),
+        "triad, bytes/s": 3 * size / shortest(triad, plan.repeats),
+        "sum, bytes/s": size / shortest(lambda: total(b), plan.repeats),
     }
     for name, length in tables.items():
         rate = max(gather_rate(length, plan, form) for form in ("taken", "summed"))
@@ -75,7 +80,10 @@ def gather_rate(length: int, plan: Plan, form: str) -> float:
 
 
 def needs(scene: Scene, name: str) -> dict[str, float]:
-    """Bytes, gathers and operations of one pass over the nonzero counts."""
+    """Bytes, gathers and operations of one pass over the nonzero counts.
+
+    "touched" are the bytes of the counts and of all that they gather, again and again.
+    """
     nnz, (n_pixels, n_channels) = scene.counts.nnz, scene.counts.shape
     phases, columns = scene.weights.shape[1], scene.basis.n_columns
     n_pairs = phases * (phases + 1) // 2
@@ -93,6 +101,7 @@ def needs(scene: Scene, name: str) -> dict[str, float]:
     tables = phases * (n_pixels + n_channels) + (columns * n_channels) * (name == "cross_pass")
     return {
         "bytes": nnz * stored + 4.0 * (tables + terms * owners),
+        "touched": float(nnz * (stored + 4 * gathers)),
         "gathers": float(nnz * gathers),
         "operations": float(nnz * operations),
     }
@@ -115,7 +124,7 @@ def passes(scene: Scene, limits: dict[str, float], repeats: int) -> dict[str, di
         time, need = shortest(run, repeats), needs(scene, name)
         table = "H" if name.startswith("channel") else "D"
         bounds = {
-            "memory": need["bytes"] / max(limits["triad, bytes/s"], limits["copy, bytes/s"]),
+            "memory": need["bytes"] / max(limits["triad, bytes/s"], limits["sum, bytes/s"]),
             "gathers": need["gathers"] / limits[f"gathers/s, {table}"],
             "arithmetic": need["operations"] / limits["flop/s"],
         }
@@ -125,6 +134,7 @@ def passes(scene: Scene, limits: dict[str, float], repeats: int) -> dict[str, di
             "bounds": bounds,
             "bound by": bound,
             "share": bounds[bound] / time,
+            "touched": need["touched"],
         }
     return out
 
