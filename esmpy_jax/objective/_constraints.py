@@ -57,8 +57,8 @@ def sum_constrained_root(
     lies left of the root, so Newton's method climbs to it monotonically; it stops when no item
     moves any more. An entry with neither count nor curvature (a = 0 and c = 0, or a c that is too
     small to divide by) costs b per unit: where the others leave a part of the budget at nu = -b,
-    the cheapest such entry that is not zero already takes it. Where all free entries are of this kind the item has seen no counts, and
-    `current` is kept.
+    the cheapest such entry that is not zero already takes it. Where all free entries are of this
+    kind the item has seen no counts, and `current` is kept.
     """
     small, lowest = jnp.finfo(linear.dtype).tiny, jnp.finfo(linear.dtype).min
     budget = jnp.maximum(budget, 0.0)
