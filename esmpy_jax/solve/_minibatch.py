@@ -1,0 +1,426 @@
+"""Factorisation of an image that comes in batches of pixels, one of which is in memory at a time.
+
+The multiplicative update of W is a step of expectation maximisation, whose statistics are sums
+over pixels. With those of every batch b kept, `N_b = W * Gᵀ (Y_b / X_b) H_bᵀ` of shape
+(column, phase) and `d_b = H_b e_b` of shape (phase), the function
+
+    F = sum_b [L_b(W_b, H_b) + sum(s d_b (W - W_b)) - sum(N_b log(W / W_b))],   s = Gᵀ 1,
+
+bounds the objective from above; W_b is the W at which batch b was last visited, and L_b its
+objective. A visit moves H_b to where L_b is lower, with W held, and brings N_b, d_b and W_b up to
+date; both lower F, and so does the W that minimises it, `sum_b N_b / (s sum_b d_b)`. This is
+incremental expectation maximisation (Neal & Hinton, in: Learning in Graphical Models (1998) 355).
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, cast
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jaxtyping import Float, PRNGKeyArray
+
+from .._arrays import as_floats, as_ints
+from .._basis import Basis
+from .._checks import InputError, check
+from .._types import Abundances, Weights
+from ..objective import (
+    AbstractConstraint,
+    AbstractCounts,
+    AbstractRegulariser,
+    NoRegulariser,
+    SumToOneAbundances,
+    SumToOneShares,
+    Unconstrained,
+    as_counts,
+    exposure_or_one,
+)
+from ..objective._alike import Alike
+from ._abundance_newton import AbundanceNewton
+from ._batched_start import one_image
+from ._binned import BinnedStart
+from ._factorise import as_fixed, check_counts, check_fixed, check_limits, check_phases, check_scale
+from ._initialise import AbstractStart, GivenStart
+from ._solver import RESULTS, AbstractSolver, Problem
+from ._updates import doses, minimise_weights
+
+
+class BatchFactorisation(eqx.Module):
+    """What `factorise_batches` returns.
+
+    - `weights`: W in the gauge of the solver. `abundances`: H on the host, the pixels of all
+        batches one after another.
+    - `basis`: the G that they belong to.
+    - `result`: a `RESULTS`; `RESULTS[result]` is the sentence.
+    - `nll_steps`, `nll_trace`: after so many updates of W, at the end of each pass, the bound F on
+        the objective in nats (NLL and penalties). The objective itself is at most that; the two
+        meet where the fit converges.
+    - `steps`, `epochs`: updates of W, and complete passes over the batches.
+    - `seconds`: wall time, with reading and compilation.
+    - `remaining`: nats that the fit believes to be above the optimum.
+    """
+
+    weights: Weights
+    abundances: Float[np.ndarray, "phase pixel"]
+    basis: Basis
+    result: RESULTS
+    nll_steps: np.ndarray
+    nll_trace: np.ndarray
+    steps: int
+    epochs: int
+    seconds: float
+    remaining: float
+
+    @property
+    def converged(self) -> bool:
+        """Whether the result is `RESULTS.successful`."""
+        return bool(self.result == RESULTS.successful)
+
+    @property
+    def nll(self) -> float:
+        """The last value of the bound, in nats."""
+        return float(self.nll_trace[-1])
+
+
+def factorise_batches(
+    batches: Iterable[Any] | Callable[[], Iterable[Any]],
+    basis: Basis | Any,
+    n_phases: int,
+    *,
+    solver: AbstractSolver = AbundanceNewton(),
+    inner: int = 2,
+    start: AbstractStart = BinnedStart(),
+    constraint: AbstractConstraint = Unconstrained(),
+    regulariser: AbstractRegulariser = NoRegulariser(),
+    fixed_weights: Any = None,
+    key: PRNGKeyArray | None = None,
+    max_epochs: int = 200,
+    tol: float = 0.1,
+    max_seconds: float | None = None,
+    progress: Callable[[int, int, float], None] | None = None,
+    throw: bool = False,
+) -> BatchFactorisation:
+    """`factorise` for an image that exceeds memory: batches of pixels, visited in turn.
+
+    Each batch is visited once in a pass: `inner` steps of `solver` move its abundances with W held,
+    then W takes the closed-form minimum of the bound F in which the other batches enter with what
+    was seen of them last. In the first pass W waits for the last batch. With one batch, `inner=1`
+    and `solver=AbundanceUpdate()` this is `MultiplicativeUpdate` step by step. No update raises F.
+    Batches alike in pixels share compiled code.
+
+    - `batches`: what can be gone through again and again, in the same order: a list, a sequence
+        that reads from a file (`load_batches`), or a function that returns a new iterator. Each
+        holds some pixels as anything that `as_counts` takes.
+    - `basis`: G as a `Basis` or an array (channel, column).
+    - `solver`, `inner`: `AbundanceNewton()` or `AbundanceUpdate()`, and its steps in a visit.
+    - `start`: where W starts. The pixels of each batch are first summed in bins of about 2000
+        counts, which takes one more pass, and the start sees all bins as one image. `GivenStart`
+        needs no such pass; its abundances, if any, run over the pixels of all batches. Otherwise
+        every phase starts with the same share of each pixel.
+    - `constraint`: with `SumToOneShares` the exposures are relative to the mean count of the first
+        batch.
+    - `regulariser`: one that does not tie pixels together.
+    - `fixed_weights`: array of the shape of W with NaN where free.
+    - `max_epochs`, `tol`, `max_seconds`: passes, nats, and seconds after which it ends, the last
+        not before the first pass is done. `remaining` is what the second half of all passes so far
+        has won, as in `solve`.
+    - `progress(epoch, max_epochs, F)`: called after each pass.
+    - `throw`: raise `RuntimeError` with the `RESULTS` sentence unless the fit converged.
+
+    Raises `InputError` for batches, phases, constraints or fixed entries that cannot be used.
+    """
+    began = time.perf_counter()
+    check_limits(n_phases, max_epochs, tol, max_seconds)
+    _check_options(batches, basis, solver, inner, max_epochs, regulariser)
+    basis = basis if isinstance(basis, Basis) else Basis.from_matrix(basis)
+    fixed = as_fixed(fixed_weights, (basis.n_columns, n_phases), "fixed_weights")
+    source = _Source(batches, isinstance(constraint, SumToOneShares))
+    if isinstance(constraint, SumToOneShares):
+        constraint = SumToOneAbundances()
+
+    def problem(counts: AbstractCounts) -> Problem:
+        return Problem(counts, basis, constraint, regulariser, fixed)
+
+    weights = _first_weights(source, problem, start, n_phases, jr.key(0) if key is None else key)
+    state = _State(problem, solver, inner, start, weights)
+    late = False
+    for _ in range(max_epochs):
+        for i, counts in enumerate(source.counts()):
+            state.visit(i, counts)
+            del counts
+            late = max_seconds is not None and time.perf_counter() - began > max_seconds
+            if late and state.epochs > 0:
+                break
+        else:
+            state.end_pass()
+            if progress is not None:
+                progress(state.epochs, max_epochs, state.trace[-1])
+        if late or not state.finite or state.remaining <= tol:
+            break
+    out = state.finish(tol, late, time.perf_counter() - began)
+    if throw and not out.converged:
+        raise RuntimeError(RESULTS[out.result])
+    return out
+
+
+def _first_weights(source, problem, start, n_phases, key) -> Weights:
+    """W of the start, which sees the first batch if it is given and else all bins."""
+    given = isinstance(start, GivenStart)
+    counts = next(source.counts(), None) if given else one_image(source.counts())
+    if counts is None:
+        raise InputError("There are no batches; give at least one.")
+    alone = problem(counts)
+    check_phases(counts, alone.basis, n_phases, alone.constraint)
+    if not given:
+        check_counts(counts)
+    check_fixed(alone)
+    check_scale(alone)
+    if given:
+        start = _part(start, 0, counts.n_pixels)
+    alone = eqx.tree_at(lambda p: p.regulariser, alone, NoRegulariser())
+    return start(alone, n_phases, key)[0]
+
+
+def _given(start: AbstractStart | None) -> Abundances | None:
+    """H over the pixels of all batches, where the start has one."""
+    return start.abundances if isinstance(start, GivenStart) else None
+
+
+def _part(start: GivenStart, first: int, n_pixels: int) -> GivenStart:
+    """The start of some pixels of all."""
+    if start.abundances is None:
+        return start
+    held = start.abundances.shape[-1]
+    check(
+        first + n_pixels <= held,
+        f"The start's H has {held} pixels, but the batches hold more.",
+    )
+    return GivenStart(start.weights, np.asarray(start.abundances)[:, first : first + n_pixels])
+
+
+def _check_options(batches, basis, solver, inner, max_epochs, regulariser) -> None:
+    check(
+        callable(batches) or (isinstance(batches, Iterable) and not isinstance(batches, Iterator)),
+        "The batches are an iterator, which can be used only once, or cannot be gone through at "
+        "all; give a list, or a function that returns a new iterator for every pass.",
+    )
+    check(
+        isinstance(basis, Basis) or not callable(basis),
+        "A G that follows W cannot be used with batches; give it as a Basis or an array.",
+    )
+    check(
+        solver.holds_weights,
+        f"{type(solver).__name__} moves W, which batches update by themselves; give "
+        "AbundanceNewton() or AbundanceUpdate().",
+    )
+    check(inner >= 1, f"inner is {inner}; give at least 1.")
+    check(max_epochs >= 1, f"max_epochs is {max_epochs}; give at least 1.")
+    check(
+        not regulariser.couples_pixels,
+        f"{type(regulariser).__name__} ties neighbouring pixels together, which batches cannot "
+        "see; give a regulariser of single pixels such as LogSparsity, or none.",
+    )
+
+
+class _Source:
+    """The batches as counts in common shapes, again and again."""
+
+    def __init__(self, batches, relative: bool):
+        self._batches, self._relative = batches, relative
+        self._alike, self._mean, self._channels = Alike(), 0.0, 0
+        self._sizes: list[int] | None = None
+
+    def counts(self) -> Iterator[AbstractCounts]:
+        sizes = []
+        batches = self._batches() if callable(self._batches) else self._batches
+        for i, item in enumerate(cast(Iterable, batches)):
+            counts = as_counts(item)
+            del item
+            sizes.append(counts.n_pixels)
+            self._channels = self._channels or counts.n_channels
+            check(
+                counts.n_channels == self._channels,
+                f"Batch {i} has {counts.n_channels} channels but the first has {self._channels}; "
+                "give all of them the same energy axis.",
+            )
+            known = self._sizes
+            check(
+                known is None or (i < len(known) and known[i] == sizes[i]),
+                f"Batch {i} holds {sizes[i]} pixels, unlike in the first pass; give the same "
+                "batches in the same order in every pass.",
+            )
+            yield self._alike(self._exposed(counts) if self._relative else counts)
+            del counts
+        check(
+            self._sizes is None or len(sizes) == len(self._sizes),
+            f"A pass brought {len(sizes)} batches, unlike the first; give the same batches in "
+            "every pass.",
+        )
+        self._sizes = sizes
+
+    def _exposed(self, counts: AbstractCounts) -> AbstractCounts:
+        """The pixels' own counts as exposure, over the mean of the first batch that has any."""
+        totals = np.asarray(counts.pixel_totals(), float)
+        if self._mean == 0:
+            self._mean = totals.mean()
+        exposure = as_floats(totals / self._mean if self._mean > 0 else totals)
+        return eqx.tree_at(lambda c: c.exposure, counts, exposure, is_leaf=lambda x: x is None)
+
+
+class _Seen:
+    """What is kept of a batch; sums in 64 bits, as they are compared over passes."""
+
+    def __init__(self, made, weights: np.ndarray):
+        maps, losses, penalty, numerator, dose = made
+        self.maps, self.losses, self.penalty = np.asarray(maps), np.asarray(losses), float(penalty)
+        self.numerator, self.dose = np.asarray(numerator, np.float64), np.asarray(dose, np.float64)
+        self.weights = weights
+
+    def objective(self) -> float:
+        return self.losses.sum(dtype=np.float64) + self.penalty
+
+
+class _State:
+    """W, what is known of every batch, and the bound F."""
+
+    def __init__(self, problem, solver, inner, start, weights):
+        self._problem, self._solver, self._inner = problem, solver, as_ints(inner)
+        self._start: AbstractStart | None = start
+        self._seen: list[_Seen] = []
+        self._weights, self._w = weights, np.asarray(weights, np.float64)
+        self._fit: Any = None  # what W needs of the problem
+        self._offset = 0  # pixels of the first pass so far
+        self._won, self._bound = 0.0, np.nan
+        self.epochs, self._steps = 0, 0
+        self._wins: list[float] = []
+        self._at: list[int] = []
+        self.trace: list[float] = []
+        self.remaining = np.inf
+
+    @property
+    def finite(self) -> bool:
+        return bool(np.isfinite(self.trace[-1:]).all() and np.isfinite(self._w).all())
+
+    def visit(self, i: int, counts: AbstractCounts) -> None:
+        problem, first = self._problem(counts), self.epochs == 0
+        maps = self._first_maps(problem) if first else as_floats(self._seen[i].maps)
+        made = _visit(problem, self._solver, self._inner, self._weights, maps)
+        new = _Seen(made, self._w)
+        if first:
+            self._fit = problem.basis, problem.constraint, problem.fixed_weights
+            self._seen.append(new)
+            return
+        old, self._seen[i] = self._seen[i], new
+        won = (old.losses.astype(np.float64) - new.losses).sum() + (old.penalty - new.penalty)
+        self._won += won + self._rise([old], old.weights, self._w)
+        self._update_weights()
+
+    def end_pass(self) -> None:
+        if self.epochs == 0:
+            given = _given(self._start)
+            check(
+                given is None or given.shape[-1] == self._offset,
+                f"The start's H has {0 if given is None else given.shape[-1]} pixels, but the "
+                f"batches hold {self._offset}.",
+            )
+            self._bound = sum(seen.objective() for seen in self._seen)
+            self._update_weights()
+            self._start = None
+        self.epochs += 1
+        self._wins.append(self._won)
+        self._note()
+        check_at = len(self._wins) - 1
+        if check_at >= 4:
+            self.remaining = self._wins[check_at] - self._wins[check_at // 2]
+
+    def _note(self):
+        self._at.append(self._steps)
+        self.trace.append(self._bound - self._won)
+
+    def _rise(self, seen, before, after) -> float:
+        """By how much F rises between two W through what is known of some batches."""
+        dose, numerator = sum(s.dose for s in seen), sum(s.numerator for s in seen)
+        sums = np.asarray(self._fit[0].column_sums, np.float64)
+        counted = (numerator > 0) & (before > 0) & (after > 0)  # others have rounded to nothing
+        ratio = np.where(counted, after, 1.0) / np.where(counted, before, 1.0)
+        return (sums * dose * (after - before)).sum() - (numerator * np.log(ratio)).sum()
+
+    def _update_weights(self) -> None:
+        numerator = sum(s.numerator for s in self._seen)
+        dose = sum(s.dose for s in self._seen)
+        basis, constraint, fixed = self._fit
+        sums = as_floats(numerator), as_floats(dose)
+        made = _minimise(basis, constraint, fixed, *sums, self._weights)
+        before, self._weights, self._w = self._w, made, np.asarray(made, np.float64)
+        self._won -= self._rise(self._seen, before, self._w)
+        self._steps += 1
+
+    def _first_maps(self, problem):
+        n = problem.counts.n_pixels
+        first, self._offset = self._offset, self._offset + n
+        if _given(self._start) is None:
+            return _even(problem, self._weights)
+        start = _part(cast(GivenStart, self._start), first, n)
+        return start(problem, len(self._w.T), jr.key(0))[1]
+
+    def finish(self, tol, late, seconds) -> BatchFactorisation:
+        if self._steps > self._at[-1]:
+            self._note()
+        result = RESULTS.max_seconds_reached if late else RESULTS.max_epochs_reached
+        if self.remaining <= tol:
+            result = RESULTS.successful
+        if not self.finite:
+            result = RESULTS.nonfinite
+        check(
+            not self.finite or any((seen.numerator > 0).any() for seen in self._seen),
+            "The batches hold no counts at all; check the file, the region and the energy range.",
+        )
+        return BatchFactorisation(
+            self._weights,
+            np.concatenate([seen.maps for seen in self._seen], axis=1),
+            self._fit[0],
+            result,
+            np.array(self._at),
+            np.array(self.trace),
+            self._steps,
+            self.epochs,
+            seconds,
+            float(self.remaining),
+        )
+
+
+@eqx.filter_jit
+def _visit(problem, solver, inner, weights, maps):
+    """H after some steps with W held, its losses and penalty, and the statistics of W."""
+
+    def one(_, carry):
+        _, maps, state = solver.step(problem, weights, *carry)
+        return maps, state
+
+    maps, _ = jax.lax.fori_loop(0, inner, one, (maps, solver.init(problem, weights, maps)))
+    counts, basis = problem.counts, problem.basis
+    ratio = counts.channel_pass(basis.endmembers(weights), maps)
+    numerator = weights * basis.back_project(ratio)
+    losses, penalty = problem.losses(weights, maps), problem.penalty(maps)
+    return maps, losses, penalty, numerator, doses(counts, maps)
+
+
+@eqx.filter_jit
+def _minimise(basis, constraint, fixed, numerator, dose, weights):
+    return minimise_weights(basis, numerator, dose, weights, constraint=constraint, fixed=fixed)
+
+
+@eqx.filter_jit
+def _even(problem, weights):
+    """Abundances with which every phase has the same share of each pixel's counts."""
+    sums = (problem.basis.column_sums * weights).sum(0)
+    totals = problem.counts.pixel_totals()
+    exposure = exposure_or_one(problem.counts)[0]
+    per_exposure = totals / jnp.where(exposure > 0, exposure, 1.0)
+    per_exposure = jnp.maximum(per_exposure, 1e-3 * per_exposure.mean())  # empty pixels
+    if isinstance(problem.constraint, SumToOneAbundances):
+        return jnp.full((len(sums), len(totals)), 1.0 / len(sums))
+    return per_exposure[None, :] / (len(sums) * jnp.where(sums > 0, sums, 1.0)[:, None])
