@@ -1,29 +1,16 @@
-"""Factorisation of an image that comes in batches of pixels, one of which is in memory at a time.
-
-The multiplicative update of W is a step of expectation maximisation, whose statistics are sums
-over pixels. With those of every batch b kept, `N_b = W * Gᵀ (Y_b / X_b) H_bᵀ` of shape
-(column, phase) and `d_b = H_b e_b` of shape (phase), the function
-
-    F = sum_b [L_b(W_b, H_b) + sum(s d_b (W - W_b)) - sum(N_b log(W / W_b))],   s = Gᵀ 1,
-
-bounds the objective from above; W_b is the W at which batch b was last visited, and L_b its
-objective. A visit moves H_b to where L_b is lower, with W held, and brings N_b, d_b and W_b up to
-date; both lower F, and so does the W that minimises it, `sum_b N_b / (s sum_b d_b)`. This is
-incremental expectation maximisation (Neal & Hinton, in: Learning in Graphical Models (1998) 355).
-"""
+"""Factorisation of an image that comes in batches of pixels, one in memory at a time."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, cast
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
-from .._arrays import as_floats, as_ints
+from .._arrays import as_floats
 from .._basis import Basis
 from .._checks import InputError, check
 from .._types import Abundances, Weights
@@ -40,12 +27,12 @@ from ..objective import (
 )
 from ..objective._alike import Alike
 from ._abundance_newton import AbundanceNewton
+from ._batched_passes import Passes
 from ._batched_start import one_image
 from ._binned import BinnedStart
 from ._factorise import as_fixed, check_counts, check_fixed, check_limits, check_phases, check_scale
 from ._initialise import AbstractStart, GivenStart
 from ._solver import RESULTS, AbstractSolver, Problem
-from ._updates import doses, minimise_weights
 
 
 class BatchFactorisation(eqx.Module):
@@ -92,6 +79,7 @@ def factorise_batches(
     *,
     solver: AbstractSolver = AbundanceNewton(),
     inner: int = 2,
+    warm_up: int | None = 10,
     start: AbstractStart = BinnedStart(),
     constraint: AbstractConstraint = Unconstrained(),
     regulariser: AbstractRegulariser = NoRegulariser(),
@@ -145,25 +133,56 @@ def factorise_batches(
         return Problem(counts, basis, constraint, regulariser, fixed)
 
     weights = _first_weights(source, problem, start, n_phases, jr.key(0) if key is None else key)
-    state = _State(problem, solver, inner, start, weights)
+    first_maps = _FirstMaps(start, weights)
+    passes = Passes(problem, solver, inner, warm_up, weights, first_maps)
     late = False
     for _ in range(max_epochs):
+        passes.begin()
         for i, counts in enumerate(source.counts()):
-            state.visit(i, counts)
+            passes.visit(i, counts)
             del counts
             late = max_seconds is not None and time.perf_counter() - began > max_seconds
-            if late and state.epochs > 0:
+            if late and passes.epochs > 0:
                 break
         else:
-            state.end_pass()
+            if passes.epochs == 0:
+                first_maps.check_all_used()
+                check(
+                    any((seen.numerator > 0).any() for seen in passes.seen),
+                    "The batches hold no counts at all; check the file, the region and the energy "
+                    "range.",
+                )
+            passes.end()
             if progress is not None:
-                progress(state.epochs, max_epochs, state.trace[-1])
-        if late or not state.finite or state.remaining <= tol:
+                progress(passes.epochs, max_epochs, passes.trace[-1])
+        if late or not passes.finite or passes.stuck or passes.remaining <= tol:
             break
-    out = state.finish(tol, late, time.perf_counter() - began)
+    passes.note()
+    out = BatchFactorisation(
+        passes.weights,
+        np.concatenate([seen.maps for seen in passes.seen], axis=1),
+        basis,
+        _result(passes, tol, late),
+        np.array(passes.at),
+        np.array(passes.trace),
+        passes.steps,
+        passes.epochs,
+        time.perf_counter() - began,
+        float(passes.remaining),
+    )
     if throw and not out.converged:
         raise RuntimeError(RESULTS[out.result])
     return out
+
+
+def _result(passes: Passes, tol: float, late: bool) -> RESULTS:
+    if not passes.finite:
+        return RESULTS.nonfinite
+    if passes.remaining <= tol:
+        return RESULTS.successful
+    if passes.stuck:
+        return RESULTS.rounding
+    return RESULTS.max_seconds_reached if late else RESULTS.max_epochs_reached
 
 
 def _first_weights(source, problem, start, n_phases, key) -> Weights:
@@ -182,11 +201,6 @@ def _first_weights(source, problem, start, n_phases, key) -> Weights:
         start = _part(start, 0, counts.n_pixels)
     alone = eqx.tree_at(lambda p: p.regulariser, alone, NoRegulariser())
     return start(alone, n_phases, key)[0]
-
-
-def _given(start: AbstractStart | None) -> Abundances | None:
-    """H over the pixels of all batches, where the start has one."""
-    return start.abundances if isinstance(start, GivenStart) else None
 
 
 def _part(start: GivenStart, first: int, n_pixels: int) -> GivenStart:
@@ -270,147 +284,28 @@ class _Source:
         return eqx.tree_at(lambda c: c.exposure, counts, exposure, is_leaf=lambda x: x is None)
 
 
-class _Seen:
-    """What is kept of a batch; sums in 64 bits, as they are compared over passes."""
+class _FirstMaps:
+    """H of one batch after the other in the first pass."""
 
-    def __init__(self, made, weights: np.ndarray):
-        maps, losses, penalty, numerator, dose = made
-        self.maps, self.losses, self.penalty = np.asarray(maps), np.asarray(losses), float(penalty)
-        self.numerator, self.dose = np.asarray(numerator, np.float64), np.asarray(dose, np.float64)
-        self.weights = weights
+    def __init__(self, start: AbstractStart, weights: Weights):
+        self._start, self._weights, self._offset = start, weights, 0
 
-    def objective(self) -> float:
-        return self.losses.sum(dtype=np.float64) + self.penalty
-
-
-class _State:
-    """W, what is known of every batch, and the bound F."""
-
-    def __init__(self, problem, solver, inner, start, weights):
-        self._problem, self._solver, self._inner = problem, solver, as_ints(inner)
-        self._start: AbstractStart | None = start
-        self._seen: list[_Seen] = []
-        self._weights, self._w = weights, np.asarray(weights, np.float64)
-        self._fit: Any = None  # what W needs of the problem
-        self._offset = 0  # pixels of the first pass so far
-        self._won, self._bound = 0.0, np.nan
-        self.epochs, self._steps = 0, 0
-        self._wins: list[float] = []
-        self._at: list[int] = []
-        self.trace: list[float] = []
-        self.remaining = np.inf
-
-    @property
-    def finite(self) -> bool:
-        return bool(np.isfinite(self.trace[-1:]).all() and np.isfinite(self._w).all())
-
-    def visit(self, i: int, counts: AbstractCounts) -> None:
-        problem, first = self._problem(counts), self.epochs == 0
-        maps = self._first_maps(problem) if first else as_floats(self._seen[i].maps)
-        made = _visit(problem, self._solver, self._inner, self._weights, maps)
-        new = _Seen(made, self._w)
-        if first:
-            self._fit = problem.basis, problem.constraint, problem.fixed_weights
-            self._seen.append(new)
-            return
-        old, self._seen[i] = self._seen[i], new
-        won = (old.losses.astype(np.float64) - new.losses).sum() + (old.penalty - new.penalty)
-        self._won += won + self._rise([old], old.weights, self._w)
-        self._update_weights()
-
-    def end_pass(self) -> None:
-        if self.epochs == 0:
-            given = _given(self._start)
-            check(
-                given is None or given.shape[-1] == self._offset,
-                f"The start's H has {0 if given is None else given.shape[-1]} pixels, but the "
-                f"batches hold {self._offset}.",
-            )
-            self._bound = sum(seen.objective() for seen in self._seen)
-            self._update_weights()
-            self._start = None
-        self.epochs += 1
-        self._wins.append(self._won)
-        self._note()
-        check_at = len(self._wins) - 1
-        if check_at >= 4:
-            self.remaining = self._wins[check_at] - self._wins[check_at // 2]
-
-    def _note(self):
-        self._at.append(self._steps)
-        self.trace.append(self._bound - self._won)
-
-    def _rise(self, seen, before, after) -> float:
-        """By how much F rises between two W through what is known of some batches."""
-        dose, numerator = sum(s.dose for s in seen), sum(s.numerator for s in seen)
-        sums = np.asarray(self._fit[0].column_sums, np.float64)
-        counted = (numerator > 0) & (before > 0) & (after > 0)  # others have rounded to nothing
-        ratio = np.where(counted, after, 1.0) / np.where(counted, before, 1.0)
-        return (sums * dose * (after - before)).sum() - (numerator * np.log(ratio)).sum()
-
-    def _update_weights(self) -> None:
-        numerator = sum(s.numerator for s in self._seen)
-        dose = sum(s.dose for s in self._seen)
-        basis, constraint, fixed = self._fit
-        sums = as_floats(numerator), as_floats(dose)
-        made = _minimise(basis, constraint, fixed, *sums, self._weights)
-        before, self._weights, self._w = self._w, made, np.asarray(made, np.float64)
-        self._won -= self._rise(self._seen, before, self._w)
-        self._steps += 1
-
-    def _first_maps(self, problem):
+    def __call__(self, problem: Problem) -> Abundances:
         n = problem.counts.n_pixels
         first, self._offset = self._offset, self._offset + n
-        if _given(self._start) is None:
+        if not isinstance(self._start, GivenStart) or self._start.abundances is None:
             return _even(problem, self._weights)
-        start = _part(cast(GivenStart, self._start), first, n)
-        return start(problem, len(self._w.T), jr.key(0))[1]
+        start = _part(self._start, first, n)
+        return start(problem, self._weights.shape[1], jr.key(0))[1]
 
-    def finish(self, tol, late, seconds) -> BatchFactorisation:
-        if self._steps > self._at[-1]:
-            self._note()
-        result = RESULTS.max_seconds_reached if late else RESULTS.max_epochs_reached
-        if self.remaining <= tol:
-            result = RESULTS.successful
-        if not self.finite:
-            result = RESULTS.nonfinite
+    def check_all_used(self) -> None:
+        """Raise `InputError` unless the given H has run out."""
+        given = self._start.abundances if isinstance(self._start, GivenStart) else None
+        held = self._offset if given is None else given.shape[-1]
         check(
-            not self.finite or any((seen.numerator > 0).any() for seen in self._seen),
-            "The batches hold no counts at all; check the file, the region and the energy range.",
+            held == self._offset,
+            f"The start's H has {held} pixels, but the batches hold {self._offset}.",
         )
-        return BatchFactorisation(
-            self._weights,
-            np.concatenate([seen.maps for seen in self._seen], axis=1),
-            self._fit[0],
-            result,
-            np.array(self._at),
-            np.array(self.trace),
-            self._steps,
-            self.epochs,
-            seconds,
-            float(self.remaining),
-        )
-
-
-@eqx.filter_jit
-def _visit(problem, solver, inner, weights, maps):
-    """H after some steps with W held, its losses and penalty, and the statistics of W."""
-
-    def one(_, carry):
-        _, maps, state = solver.step(problem, weights, *carry)
-        return maps, state
-
-    maps, _ = jax.lax.fori_loop(0, inner, one, (maps, solver.init(problem, weights, maps)))
-    counts, basis = problem.counts, problem.basis
-    ratio = counts.channel_pass(basis.endmembers(weights), maps)
-    numerator = weights * basis.back_project(ratio)
-    losses, penalty = problem.losses(weights, maps), problem.penalty(maps)
-    return maps, losses, penalty, numerator, doses(counts, maps)
-
-
-@eqx.filter_jit
-def _minimise(basis, constraint, fixed, numerator, dose, weights):
-    return minimise_weights(basis, numerator, dose, weights, constraint=constraint, fixed=fixed)
 
 
 @eqx.filter_jit

@@ -63,7 +63,7 @@ class VariableProjectionNewton(AbstractSolver[_State]):
 
     def step(self, problem, weights, abundances, state):
         multiplicative = MultiplicativeUpdate()
-        newton = _only_scale(problem)
+        newton = only_scale(problem)
         weights, abundances = jax.lax.fori_loop(
             0,
             state.due if newton else 1,
@@ -87,7 +87,7 @@ class VariableProjectionNewton(AbstractSolver[_State]):
         change = best - abundances
         inverse = projected_inverse(model.matrix, model.free & (best > 0), model.summed)
         from_pixels = model.decrease(change).sum()
-        scale_free = _scale_free(problem, weights)
+        scale_free = free_scales(problem, weights)
         reduced = reduce_to_weights(
             problem, endmembers, weights, abundances, change, inverse, scale_free
         )
@@ -106,7 +106,7 @@ class VariableProjectionNewton(AbstractSolver[_State]):
             maps = newton_steps(problem, spectra, maps, self.inner)
             decrease = (losses - pixel_losses(problem.counts, spectra, maps)).sum()
             decrease = decrease + (penalty - problem.penalty(maps))
-            accepted = (decrease > 0) & _composed(problem, new)
+            accepted = (decrease > 0) & composed(problem, new)
             predicted, undamped, plain = from_pixels + from_model
             gain = jnp.minimum(decrease / jnp.maximum(predicted, 1e-30), 1.0)
             easier = jnp.clip(1 - (2 * gain - 1) ** 3, 0.1, 4.0)
@@ -134,7 +134,7 @@ class VariableProjectionNewton(AbstractSolver[_State]):
         )
 
 
-def _only_scale(problem: Problem) -> bool:
+def only_scale(problem: Problem) -> bool:
     """Whether a sum over W, if there is one, only fixes a scale that nothing else asks for."""
     return not isinstance(problem.constraint, SumToOneWeights) or (
         isinstance(problem.regulariser, NoRegulariser)
@@ -143,7 +143,7 @@ def _only_scale(problem: Problem) -> bool:
     )
 
 
-def _scale_free(problem: Problem, weights: Weights) -> Bool[Array, " phase"]:
+def free_scales(problem: Problem, weights: Weights) -> Bool[Array, " phase"]:
     """In which phases a factor can pass from W to H without changing anything."""
     n_phases = weights.shape[1]
     if (
@@ -158,7 +158,7 @@ def _scale_free(problem: Problem, weights: Weights) -> Bool[Array, " phase"]:
     return ~(fixed.mask & (fixed.values > 0)).any(0)
 
 
-def _composed(problem, weights):
+def composed(problem, weights):
     """Whether every phase whose composition rows sum to one still has a composition."""
     if not isinstance(problem.constraint, SumToOneWeights):
         return jnp.array(True)
