@@ -7,6 +7,7 @@ from typing import Any, overload
 
 from .._checks import check
 from ..inference import SpectrumImage
+from ..inference._image import check_bin
 from ..objective import AbstractCounts
 from ._load import load, opened
 
@@ -30,7 +31,7 @@ class FileBatches(Sequence[AbstractCounts]):
         self._step = rows
         factor = options.get("bin", 1)
         self.rows = rows // factor
-        self.scan_shape = -(-file_shape[0] // factor), -(-file_shape[1] // factor)
+        self.scan_shape = file_shape[0] // factor, file_shape[1] // factor
 
     def __len__(self) -> int:
         return -(-self._file_shape[0] // self._step)
@@ -80,4 +81,5 @@ def load_batches(path: str | os.PathLike, rows: int, **options: Any) -> FileBatc
     )
     with opened(path, options.get("signal"), options.get("lazy")) as (eds, _, _):
         shape = eds.scan_shape
+    check_bin(factor, shape)
     return FileBatches(path, (int(shape[0]), int(shape[1])), rows, options)

@@ -51,12 +51,12 @@ class _Seen:
         self.weights = weights
 
     def objective(self) -> float:
-        return self.losses.sum(dtype=np.float64) + self.penalty
+        return float(self.losses.sum(dtype=np.float64)) + self.penalty
 
     def fall_to(self, other: "_Seen") -> float:
         """By how much the objective of the batch is lower now; differences come before sums."""
         losses = (self.losses.astype(np.float64) - other.losses).sum()
-        return losses + (self.penalty - other.penalty)
+        return float(losses) + (self.penalty - other.penalty)
 
 
 class _Model:
@@ -193,7 +193,8 @@ class Passes:
         sums = np.asarray(self._like.basis.column_sums, np.float64)
         counted = (numerator > 0) & (before > 0) & (after > 0)  # others have rounded to nothing
         ratio = np.where(counted, after, 1.0) / np.where(counted, before, 1.0)
-        return (sums * dose * (after - before)).sum() - (numerator * np.log(ratio)).sum()
+        rise = (sums * dose * (after - before)).sum() - (numerator * np.log(ratio)).sum()
+        return float(rise)
 
     # ---- Newton's method
 
@@ -204,9 +205,9 @@ class Passes:
         pairs = list(zip(self.seen, self._made, strict=True))
         won = sum(old.fall_to(new) + self._rise([old], old.weights, self._w) for old, new in pairs)
         same = w is self._w
-        kept = same or (won > 0 and bool(composed(self._like, weights)))
+        kept = bool(same or (won > 0 and composed(self._like, weights)))
         if not same:
-            self._damp(won / max(predicted, 1e-30), kept)
+            self._damp(float(won) / max(predicted, 1e-30), kept)
         if kept:
             self.seen, self._won = self._made, self._won + won
             self.weights, self._w = weights, w

@@ -78,7 +78,7 @@ def factorise_batches(
     n_phases: int,
     *,
     solver: AbstractSolver = AbundanceNewton(),
-    inner: int = 2,
+    inner: int = 3,
     warm_up: int | None = 10,
     start: AbstractStart = BinnedStart(),
     constraint: AbstractConstraint = Unconstrained(),
@@ -122,7 +122,7 @@ def factorise_batches(
     """
     began = time.perf_counter()
     check_limits(n_phases, max_epochs, tol, max_seconds)
-    _check_options(batches, basis, solver, inner, max_epochs, regulariser)
+    _check_options(batches, basis, solver, inner, warm_up, max_epochs, regulariser)
     basis = basis if isinstance(basis, Basis) else Basis.from_matrix(basis)
     fixed = as_fixed(fixed_weights, (basis.n_columns, n_phases), "fixed_weights")
     source = _Source(batches, isinstance(constraint, SumToOneShares))
@@ -215,7 +215,7 @@ def _part(start: GivenStart, first: int, n_pixels: int) -> GivenStart:
     return GivenStart(start.weights, np.asarray(start.abundances)[:, first : first + n_pixels])
 
 
-def _check_options(batches, basis, solver, inner, max_epochs, regulariser) -> None:
+def _check_options(batches, basis, solver, inner, warm_up, max_epochs, regulariser) -> None:
     check(
         callable(batches) or (isinstance(batches, Iterable) and not isinstance(batches, Iterator)),
         "The batches are an iterator, which can be used only once, or cannot be gone through at "
@@ -231,6 +231,10 @@ def _check_options(batches, basis, solver, inner, max_epochs, regulariser) -> No
         "AbundanceNewton() or AbundanceUpdate().",
     )
     check(inner >= 1, f"inner is {inner}; give at least 1.")
+    check(
+        warm_up is None or warm_up >= 0,
+        f"warm_up is {warm_up}; give a number of passes, or None for no Newton steps.",
+    )
     check(max_epochs >= 1, f"max_epochs is {max_epochs}; give at least 1.")
     check(
         not regulariser.couples_pixels,
