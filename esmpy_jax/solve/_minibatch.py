@@ -42,9 +42,8 @@ class BatchFactorisation(eqx.Module):
         batches one after another.
     - `basis`: the G that they belong to.
     - `result`: a `RESULTS`; `RESULTS[result]` is the sentence.
-    - `nll_steps`, `nll_trace`: after so many updates of W, at the end of each pass, the bound F on
-        the objective in nats (NLL and penalties). The objective itself is at most that; the two
-        meet where the fit converges.
+    - `nll_steps`, `nll_trace`: after so many updates of W, at the end of each pass, the objective
+        in nats (NLL and penalties), or during the warm-up a bound on it.
     - `steps`, `epochs`: updates of W, and complete passes over the batches.
     - `seconds`: wall time, with reading and compilation.
     - `remaining`: nats that the fit believes to be above the optimum.
@@ -68,7 +67,7 @@ class BatchFactorisation(eqx.Module):
 
     @property
     def nll(self) -> float:
-        """The last value of the bound, in nats."""
+        """The last value of the trace, in nats."""
         return float(self.nll_trace[-1])
 
 
@@ -93,17 +92,26 @@ def factorise_batches(
 ) -> BatchFactorisation:
     """`factorise` for an image that exceeds memory: batches of pixels, visited in turn.
 
-    Each batch is visited once in a pass: `inner` steps of `solver` move its abundances with W held,
-    then W takes the closed-form minimum of the bound F in which the other batches enter with what
-    was seen of them last. In the first pass W waits for the last batch. With one batch, `inner=1`
-    and `solver=AbundanceUpdate()` this is `MultiplicativeUpdate` step by step. No update raises F.
-    Batches alike in pixels share compiled code.
+    The first `warm_up` passes are incremental multiplicative updates. In a visit `inner` steps of
+    `solver` move the abundances of the batch with W held, then W takes the closed-form minimum of
+    a bound F on the objective, in which the other batches enter with what was last seen of them
+    (in the first pass W waits for the last batch). The passes that follow hold W, sum up gradient
+    and Hessian of the objective in W with H eliminated, and end in a step of Newton's method; a
+    step that has not lowered the objective is taken back a pass later. F never rises. With one
+    batch, `inner=1`, `warm_up=None` and `solver=AbundanceUpdate()` this is `MultiplicativeUpdate`
+    step by step. Equations and sources: docs/theory/solvers.md.
+
+    Kept on the host are H, one number for each pixel, and a few of the size of W for each batch.
+    Batches with the same number of pixels share compiled code: sparse counts are brought to common
+    shapes where that costs at most 30 % more storage.
 
     - `batches`: what can be gone through again and again, in the same order: a list, a sequence
         that reads from a file (`load_batches`), or a function that returns a new iterator. Each
         holds some pixels as anything that `as_counts` takes.
     - `basis`: G as a `Basis` or an array (channel, column).
     - `solver`, `inner`: `AbundanceNewton()` or `AbundanceUpdate()`, and its steps in a visit.
+    - `warm_up`: passes before those of Newton's method; `None`: all. All are in any case where sums
+        over W meet fixed weights.
     - `start`: where W starts. The pixels of each batch are first summed in bins of about 2000
         counts, which takes one more pass, and the start sees all bins as one image. `GivenStart`
         needs no such pass; its abundances, if any, run over the pixels of all batches. Otherwise
@@ -113,9 +121,9 @@ def factorise_batches(
     - `regulariser`: one that does not tie pixels together.
     - `fixed_weights`: array of the shape of W with NaN where free.
     - `max_epochs`, `tol`, `max_seconds`: passes, nats, and seconds after which it ends, the last
-        not before the first pass is done. `remaining` is what the second half of all passes so far
-        has won, as in `solve`.
-    - `progress(epoch, max_epochs, F)`: called after each pass.
+        not before the first pass is done. What is left is told as in `solve`: by Newton's model,
+        and during the warm-up by what the second half of all passes so far has won.
+    - `progress(epoch, max_epochs, F)`: called on the host after each pass.
     - `throw`: raise `RuntimeError` with the `RESULTS` sentence unless the fit converged.
 
     Raises `InputError` for batches, phases, constraints or fixed entries that cannot be used.
