@@ -27,7 +27,7 @@ import numpy as np
 from .._arrays import as_floats, as_ints
 from .._types import Weights
 from ..objective import AbstractCounts, NoRegulariser, SumToOneWeights
-from ._abundance_newton import local_model, series_limit
+from ._abundance_newton import AbundanceNewton, local_model, series_limit
 from ._pixel_quadratics import projected_inverse
 from ._reduced import WeightSums, weight_model, weight_sums
 from ._solver import AbstractSolver, Problem
@@ -138,7 +138,7 @@ class Passes:
         if self._trial is not None:
             weights, w, scale, _ = self._trial
             maps = as_floats(self.seen[i].maps * scale[:, None])
-            made, sums, gain = _visit_newton(problem, self._solver, self._inner, weights, maps)
+            made, sums, gain = _visit_newton(problem, self._inner, weights, maps)
             self._made.append(_Seen(made, w))
             self._sums.append([np.asarray(x, np.float64) for x in jax.tree.leaves(sums)])
             self._gains.append(float(gain))
@@ -264,9 +264,9 @@ def _visit(problem, solver, inner, weights, maps):
 
 
 @eqx.filter_jit
-def _visit_newton(problem, solver, inner, weights, maps):
+def _visit_newton(problem, inner, weights, maps):
     """As `_visit`, with the sums of the model of W and what H alone would still win."""
-    made = _moved(problem, solver, inner, weights, maps)
+    made = _moved(problem, AbundanceNewton(), inner, weights, maps)
     maps, endmembers = made[0], problem.basis.endmembers(weights)
     model, _ = local_model(problem, endmembers, maps)
     best = model.minimum(maps)

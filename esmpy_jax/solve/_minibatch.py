@@ -109,9 +109,10 @@ def factorise_batches(
         that reads from a file (`load_batches`), or a function that returns a new iterator. Each
         holds some pixels as anything that `as_counts` takes.
     - `basis`: G as a `Basis` or an array (channel, column).
-    - `solver`, `inner`: `AbundanceNewton()` or `AbundanceUpdate()`, and its steps in a visit.
+    - `solver`, `inner`: `AbundanceNewton()` or `AbundanceUpdate()`, and its steps in a visit. The
+        passes of Newton's method use the former always.
     - `warm_up`: passes before those of Newton's method; `None`: all. All are in any case where sums
-        over W meet fixed weights.
+        over W meet fixed weights or a penalty.
     - `start`: where W starts. The pixels of each batch are first summed in bins of about 2000
         counts, which takes one more pass, and the start sees all bins as one image. `GivenStart`
         needs no such pass; its abundances, if any, run over the pixels of all batches. Otherwise
