@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from .inference import Solution as Solution
     from .inference import SpectrumImage as SpectrumImage
     from .inference import fit as fit
+    from .io import FileBatches as FileBatches
     from .io import load as load
+    from .io import load_batches as load_batches
     from .io import save_image as save_image
     from .model import EDSModel as EDSModel
     from .model import forward as forward
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
     from .solve import AbstractStart as AbstractStart
     from .solve import AbundanceNewton as AbundanceNewton
     from .solve import AbundanceUpdate as AbundanceUpdate
+    from .solve import BatchFactorisation as BatchFactorisation
     from .solve import BinnedStart as BinnedStart
     from .solve import BlockMirrorDescent as BlockMirrorDescent
     from .solve import ExtrapolatedUpdate as ExtrapolatedUpdate
@@ -81,6 +84,7 @@ if TYPE_CHECKING:
     from .solve import VariableProjectionNewton as VariableProjectionNewton
     from .solve import VertexStart as VertexStart
     from .solve import factorise as factorise
+    from .solve import factorise_batches as factorise_batches
     from .solve import solve_batch as solve_batch
     from .solve import update_abundances as update_abundances
     from .solve import update_weights as update_weights
@@ -107,7 +111,9 @@ _NAMES = {
         "fit",
     ),
     "io": (
+        "FileBatches",
         "load",
+        "load_batches",
         "save_image",
     ),
     "model": (
@@ -155,6 +161,7 @@ _NAMES = {
         "AbstractStart",
         "AbundanceNewton",
         "AbundanceUpdate",
+        "BatchFactorisation",
         "BinnedStart",
         "BlockMirrorDescent",
         "ExtrapolatedUpdate",
@@ -171,6 +178,7 @@ _NAMES = {
         "VariableProjectionNewton",
         "VertexStart",
         "factorise",
+        "factorise_batches",
         "solve_batch",
         "update_abundances",
         "update_weights",

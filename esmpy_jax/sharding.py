@@ -248,17 +248,9 @@ def _alike(parts, devices):
     out = []
     for part, pair, device in zip(parts, blocks, devices, strict=True):
         with jax.default_device(device):
-            new = tuple(_padded(b, n) for b, n in zip(pair, most, strict=True))
+            new = tuple(b.padded(n, b.first.value.dtype) for b, n in zip(pair, most, strict=True))
         out.append(eqx.tree_at(lambda c: (c.by_pixel, c.by_channel), part, new))
     return out
-
-
-def _padded(blocks: Blocks, n_blocks: int) -> Blocks:
-    missing = n_blocks - len(blocks.owner)
-    wider = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, missing))), blocks.overflow)
-    owner = jnp.full(n_blocks, blocks.n_owners - 1, blocks.owner.dtype)  # they stay sorted
-    owner = owner.at[: len(blocks.owner)].set(blocks.owner)
-    return Blocks(blocks.first, wider, owner, blocks.n_owners)
 
 
 def _dense(pixel, channel, value, length, n_channels, _):

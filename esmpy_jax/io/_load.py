@@ -1,8 +1,9 @@
 """`load`: any file that RosettaSciIO reads becomes a SpectrumImage."""
 
+import contextlib
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from .._checks import InputError, check
@@ -64,16 +65,7 @@ def load(
         isinstance(bin, int) and bin >= 1,
         f"The bin factor is {bin}; give a whole number of at least 1.",
     )
-    stream, options, notes = _velox.streams(path, signal)
-    held, reader, said = read(path, lazy, options)
-    said = [f"the reader warned: {w}" for w in dict.fromkeys(said)]
-    notes += said
-    try:
-        signals = [s | {"metadata": apply_mapping(s)} for s in held]
-        if stream is not None:
-            signals = _velox.one_stream(signals, stream, path.name)
-        chosen, how = choose(signals, None if stream is not None else signal, path.name, said)
-        eds = interpret(chosen, path.name)
+    with opened(path, signal, lazy) as (eds, reader, notes):
         return _build(
             eds,
             path,
@@ -93,8 +85,26 @@ def load(
                 "file": Provenance(path.name, "", "given"),
                 "reader": Provenance(reader, "", "default"),
             },
-            notes=[*notes, *how, *eds.notes],
+            notes=notes,
         )
+
+
+@contextlib.contextmanager
+def opened(
+    path: pathlib.Path, signal: int | str | None, lazy: bool | None
+) -> Iterator[tuple[Signal, str, list[str]]]:
+    """The EDS signal of a file while it is open, the name of its reader, and notes."""
+    stream, options, notes = _velox.streams(path, signal)
+    held, reader, said = read(path, lazy, options)
+    said = [f"the reader warned: {w}" for w in dict.fromkeys(said)]
+    notes += said
+    try:
+        signals = [s | {"metadata": apply_mapping(s)} for s in held]
+        if stream is not None:
+            signals = _velox.one_stream(signals, stream, path.name)
+        chosen, how = choose(signals, None if stream is not None else signal, path.name, said)
+        eds = interpret(chosen, path.name)
+        yield eds, reader, [*notes, *how, *eds.notes]
     finally:
         close(held)
 

@@ -145,9 +145,9 @@ class Blocks(eqx.Module):
         """Pack triplets, with rows and blocks of `lengths`, by default those of `block_lengths`."""
         number = numbers(owner, n_owners)
         length, block = block_lengths(number) if lengths is None else lengths
-        blocks = -(-np.maximum(number - length, 0) // block)
+        blocks = blocks_needed(number, (length, block))
         n_blocks = int(blocks.sum())
-        rows = _rounded(n_blocks)
+        rows = rounded(n_blocks)
         index_type = np.uint16 if n_partners < 2**16 else np.int32
         first = _empty((length, n_owners), index_type, value.dtype)
         overflow = _empty((block, rows), index_type, value.dtype)
@@ -167,6 +167,31 @@ class Blocks(eqx.Module):
         owners = np.full(rows, max(n_owners - 1, 0), np.int32)
         owners[:n_blocks] = np.repeat(np.arange(n_owners), blocks)
         return cls(_slots(*first), _slots(*overflow), on_device(owners), n_owners)
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Slots of a first row and of an overflow block."""
+        return len(self.first.value), len(self.overflow.value)
+
+    @property
+    def n_blocks(self) -> int:
+        """Overflow blocks, empty ones included."""
+        return len(self.owner)
+
+    def padded(self, n_blocks: int, value_type: np.dtype) -> "Blocks":
+        """The same counts in `n_blocks` overflow blocks, the further ones empty."""
+        missing = n_blocks - self.n_blocks
+        if missing == 0 and value_type == self.first.value.dtype:
+            return self
+        wide = ((0, 0), (0, missing))
+        first, beyond = self.first, self.overflow
+        partner = np.pad(np.asarray(beyond.partner), wide)
+        value = np.pad(np.asarray(beyond.value).astype(value_type), wide)
+        owner = np.full(n_blocks, max(self.n_owners - 1, 0), np.int32)  # they stay sorted
+        owner[: self.n_blocks] = np.asarray(self.owner)
+        if value_type != first.value.dtype:
+            first = Slots(first.partner, on_device(np.asarray(first.value).astype(value_type)))
+        return Blocks(first, _slots(partner, value), on_device(owner), self.n_owners)
 
     def accumulate(
         self,
@@ -268,17 +293,28 @@ def block_lengths(number: np.ndarray) -> tuple[int, int]:
     ladder = [4, *(2**i + 2 ** (i - 1) * half for i in range(3, 12) for half in (0, 1))]
     best = None
     for length in ladder:
-        beyond = np.maximum(at_least - length, 0)
         for block in _BLOCKS:
-            n_blocks = (-(-beyond // block) * owners).sum()
-            cost = length * len(number) + (block + _BLOCK_COST) * n_blocks
+            needed = blocks_needed(at_least, (length, block))
+            cost = storage_cost(len(number), (length, block), int((needed * owners).sum()))
             if best is None or cost < best[0]:
                 best = cost, length, block
     assert best is not None
     return best[1:]
 
 
-def _rounded(n: int) -> int:
+def blocks_needed(
+    number: Integer[np.ndarray, " owner"], lengths: tuple[int, int]
+) -> Integer[np.ndarray, " owner"]:
+    """How many overflow blocks each owner of so many nonzero counts needs."""
+    return -(-np.maximum(number - lengths[0], 0) // lengths[1])
+
+
+def storage_cost(n_owners: int, lengths: tuple[int, int], n_blocks: int) -> int:
+    """What a pass over rows and overflow blocks costs, in slots."""
+    return lengths[0] * n_owners + (lengths[1] + _BLOCK_COST) * n_blocks
+
+
+def rounded(n: int) -> int:
     """`n` and at most 12 % more, so that images alike in size and dose share compiled code."""
     step = 2 ** max(n.bit_length() - 4, 0)
     return -(-n // step) * step

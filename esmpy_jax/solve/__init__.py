@@ -13,6 +13,8 @@ from ._initialise import NNDSVDStart as NNDSVDStart
 from ._initialise import RandomStart as RandomStart
 from ._initialise import mean_weights as mean_weights
 from ._joint import JointMultiplicativeUpdate as JointMultiplicativeUpdate
+from ._minibatch import BatchFactorisation as BatchFactorisation
+from ._minibatch import factorise_batches as factorise_batches
 from ._mirror_descent import BlockMirrorDescent as BlockMirrorDescent
 from ._multiplicative import AbundanceUpdate as AbundanceUpdate
 from ._multiplicative import MultiplicativeUpdate as MultiplicativeUpdate

@@ -15,6 +15,7 @@ from .._checks import check
 from .._types import Weights
 from ..objective import (
     AbstractConstraint,
+    AbstractCounts,
     AbstractRegulariser,
     NoRegulariser,
     SumToOneAbundances,
@@ -73,7 +74,8 @@ def factorise(
         basis = _first_basis(follow, counts, n_phases)
     elif not isinstance(basis, Basis):
         basis = Basis.from_matrix(basis)
-    _check(counts, basis, n_phases, constraint)
+    check_phases(counts, basis, n_phases, constraint)
+    check_counts(counts)
     if isinstance(constraint, SumToOneShares):
         counts, constraint = relative_to_counts(counts), SumToOneAbundances()
     problem = Problem(
@@ -84,8 +86,9 @@ def factorise(
         as_fixed(fixed_weights, (basis.n_columns, n_phases), "fixed_weights"),
         as_fixed(fixed_abundances, (n_phases, counts.n_pixels), "fixed_abundances"),
     )
-    _check_fixed(problem)
-    _check_scale(problem, solver)
+    check_fixed(problem)
+    if not solver.holds_weights:
+        check_scale(problem)
     weights, abundances = start(problem, n_phases, jr.key(0) if key is None else key)
     if follow is not None:
         problem = _with_basis(problem, follow(weights))
@@ -211,7 +214,10 @@ def _check_channels(counts, basis):
     )
 
 
-def _check(counts, basis, n_phases, constraint):
+def check_phases(
+    counts: AbstractCounts, basis: Basis, n_phases: int, constraint: AbstractConstraint
+) -> None:
+    """Raise `InputError` where counts, G, phases and constraint do not go together."""
     _check_channels(counts, basis)
     most = min(basis.n_columns, counts.n_pixels)
     check(
@@ -228,15 +234,19 @@ def _check(counts, basis, n_phases, constraint):
         not isinstance(constraint, SumToOneWeights) or bool(basis.composition_rows.any()),
         "SumToOneWeights needs at least one column of G in the composition.",
     )
+
+
+def check_counts(counts: AbstractCounts) -> None:
+    """Raise `InputError` where nothing was counted."""
     check(
         bool((np.asarray(counts.sum_spectrum()) > 0).any()),
         "The image holds no counts at all; check the file, the region and the energy range.",
     )
 
 
-def _check_scale(problem, solver):
-    """A regulariser means nothing where H can shrink and W grow."""
-    if solver.holds_weights or isinstance(problem.regulariser, NoRegulariser):
+def check_scale(problem: Problem) -> None:
+    """Raise `InputError` for a regulariser that means nothing, as H can shrink and W grow."""
+    if isinstance(problem.regulariser, NoRegulariser):
         return
     known = problem.fixed_weights
     pinned = known is not None and bool((known.mask & (known.values > 0)).any(0).all())
@@ -247,7 +257,8 @@ def _check_scale(problem, solver):
     )
 
 
-def _check_fixed(problem):
+def check_fixed(problem: Problem) -> None:
+    """Raise `InputError` for known entries that contradict the constraint."""
     for fixed, active, rows, name in (
         (
             problem.fixed_weights,

@@ -2,7 +2,7 @@
 
 from ._solver import AbstractSolver
 from ._steps import step_abundances
-from ._updates import minimise_weights
+from ._updates import doses, minimise_weights
 
 
 class JointMultiplicativeUpdate(AbstractSolver[None]):
@@ -36,11 +36,10 @@ class JointMultiplicativeUpdate(AbstractSolver[None]):
         ratio = counts.channel_pass(basis.endmembers(weights), abundances)
         new_abundances = step_abundances(problem, weights, abundances)
         new_weights = minimise_weights(
-            counts,
             basis,
             weights * basis.back_project(ratio),
+            doses(counts, new_abundances),
             weights,
-            new_abundances,
             constraint=problem.constraint,
             fixed=problem.fixed_weights,
         )

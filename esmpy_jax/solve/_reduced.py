@@ -5,9 +5,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from .._basis import Basis
 from .._types import Abundances, Endmembers, Scalar, Weights
 from ..objective import exposure_or_one, pairs
 from ._solver import Problem
+from ._updates import Fixed
 
 #: Pixels whose share of the Schur complement is computed at once.
 _CHUNK = 2048
@@ -15,6 +17,14 @@ _CHUNK = 2048
 #: Scaled curvature below which a direction is taken for one that leads down from a saddle; rounding
 #: in single precision makes some 1e-6.
 _SADDLE = 3e-5
+
+
+class WeightSums(eqx.Module):
+    """Gradient, Hessian and dose in W with H eliminated: sums over pixels, of parts or of all."""
+
+    gradient: Float[Array, " entry"]
+    hessian: Float[Array, "entry entry"]
+    dose: Float[Array, " phase"]
 
 
 class Reduced(eqx.Module):
@@ -31,9 +41,11 @@ class Reduced(eqx.Module):
     metric: Float[Array, " entry"]  # dW = metric * d
     lower: Float[Array, " entry"]  # d >= lower
     free: Bool[Array, " entry"]
-    cross: Float[Array, "column phase_or_1 phase pixel"]
-    linear: Float[Array, "column phase_or_1 pixel"]
-    abundances: Abundances
+    n_columns: int = eqx.field(static=True)
+    # how H follows: C in parts, of each pixel; None where only sums over pixels are at hand
+    cross: Float[Array, "column phase_or_1 phase pixel"] | None = None
+    linear: Float[Array, "column phase_or_1 pixel"] | None = None
+    abundances: Abundances | None = None
 
     def step(self, damping: Scalar, gradient: Float[Array, " entry"]) -> tuple[Weights, Scalar]:
         """The step of W for a damping, and the decrease of the damped model in nats.
@@ -47,11 +59,14 @@ class Reduced(eqx.Module):
         matrix = jnp.where(both, matrix, jnp.eye(n_entries, dtype=matrix.dtype))
         scaled = box_minimum(matrix, gradient, self.lower, self.free)
         decrease = -(scaled @ (gradient + 0.5 * matrix @ scaled))
-        return (self.metric * scaled).reshape(len(self.cross), -1), decrease
+        return (self.metric * scaled).reshape(self.n_columns, -1), decrease
 
     def coupling(self, move: Weights) -> Float[Array, "phase pixel"]:
         """C'dW: the change of the gradient of H that a step of W makes."""
         h = self.abundances
+        assert h is not None
+        assert self.cross is not None
+        assert self.linear is not None
         if self.cross.shape[1] == 1:
             mixed = jnp.einsum("jap,jp->ap", self.cross[:, 0], _dot(move, h))
             return mixed + _dot(move.T, self.linear[:, 0])
@@ -78,6 +93,27 @@ def reduce_to_weights(
     - `inverse`: K of each pixel.
     - `scale_free`: phases whose scale nothing fixes; a term is added that does.
     """
+    sums, cross, linear = weight_sums(problem, endmembers, weights, abundances, change, inverse)
+    model = weight_model(problem.basis, problem.fixed_weights, weights, sums, scale_free)
+    follow = cross, linear, abundances
+    return eqx.tree_at(
+        lambda r: (r.cross, r.linear, r.abundances), model, follow, is_leaf=lambda x: x is None
+    )
+
+
+def weight_sums(
+    problem: Problem,
+    endmembers: Endmembers,
+    weights: Weights,
+    abundances: Abundances,
+    change: Float[Array, "phase pixel"],
+    inverse: Float[Array, "phase phase pixel"],
+) -> tuple[
+    WeightSums,
+    Float[Array, "column phase_or_1 phase pixel"],
+    Float[Array, "column phase_or_1 pixel"],
+]:
+    """The sums over pixels that `reduce_to_weights` needs, and C of each pixel in its parts."""
     counts, basis = problem.counts, problem.basis
     exposure = exposure_or_one(counts)[0]
     n_columns, n_phases = weights.shape
@@ -96,17 +132,31 @@ def reduce_to_weights(
     hessian = _own_block(matrix, second, n_phases)
     lost, from_pixels = _schur(cross, linear, abundances, change, inverse)
     gradient = slope.ravel() + from_pixels
+    return WeightSums(gradient, hessian - lost, dose), cross, linear
+
+
+def weight_model(
+    basis: Basis,
+    fixed_weights: Fixed | None,
+    weights: Weights,
+    of_pixels: WeightSums,
+    scale_free: Bool[Array, " phase"],
+) -> Reduced:
+    """The model around `weights` from the sums over all pixels."""
+    n_columns, n_phases = weights.shape
+    sums = jnp.broadcast_to(basis.column_sums, weights.shape)
+    gradient, dose = of_pixels.gradient, of_pixels.dose
     gauge = jnp.where(scale_free, dose, 0.0)
     gauge = jnp.einsum("ja,lb,ab,a->jalb", sums, sums, jnp.eye(n_phases, dtype=sums.dtype), gauge)
-    hessian = hessian - lost + gauge.reshape(hessian.shape)
+    hessian = of_pixels.hessian + gauge.reshape(of_pixels.hessian.shape)
     hessian = 0.5 * (hessian + hessian.T)
 
     floor = 1e-3 * (sums * weights).sum(0, keepdims=True) / n_columns
     stiffness = sums**2 * dose[None, :]
     metric = (sums * weights + floor) / jnp.maximum(stiffness, jnp.finfo(sums.dtype).tiny)
     known = stiffness <= 0
-    if problem.fixed_weights is not None:
-        known = known | problem.fixed_weights.mask
+    if fixed_weights is not None:
+        known = known | fixed_weights.mask
     free = ~known.ravel() & ~((weights.ravel() <= 0) & (gradient > 0))
     root = jnp.where(free, jnp.sqrt(metric.ravel()), 0.0)
     scaled = hessian * root[:, None] * root[None, :]
@@ -115,7 +165,7 @@ def reduce_to_weights(
     lower = -weights.ravel() / jnp.where(free, root, 1.0)
     slope = gradient * root
     away = jnp.where(free, _away(slope, values, vectors), 0.0)
-    return Reduced(slope, away, values, vectors, root, lower, free, cross, linear, abundances)
+    return Reduced(slope, away, values, vectors, root, lower, free, n_columns)
 
 
 def _away(gradient, values, vectors):

@@ -28,6 +28,10 @@ class RESULTS(eqx.Enumeration):
         "The largest number of steps was reached before the fit converged; raise max_steps, or "
         "tol if the accuracy reached is enough."
     )
+    max_epochs_reached = (
+        "The largest number of passes over the batches was made before the fit converged; raise "
+        "max_epochs, or tol if the accuracy reached is enough."
+    )
     max_seconds_reached = (
         "The time limit was reached before the fit converged; raise max_seconds, or tol if the "
         "accuracy reached is enough."

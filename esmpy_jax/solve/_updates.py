@@ -93,26 +93,29 @@ def update_weights(
     """
     endmembers = basis.endmembers(weights)
     numerator = weights * basis.back_project(counts.channel_pass(endmembers, abundances))
-    return minimise_weights(
-        counts, basis, numerator, weights, abundances, constraint=constraint, fixed=fixed
-    )
+    dose = doses(counts, abundances)
+    return minimise_weights(basis, numerator, dose, weights, constraint=constraint, fixed=fixed)
+
+
+def doses(counts: AbstractCounts, abundances: Abundances) -> Float[Array, " phase"]:
+    """The abundances summed over the pixels, each times its exposure."""
+    return (abundances * exposure_or_one(counts)).sum(1)
 
 
 def minimise_weights(
-    counts: AbstractCounts,
     basis: Basis,
     numerator: Weights,
+    dose: Float[Array, " phase"],
     weights: Weights,
-    abundances: Abundances,
     *,
     constraint: AbstractConstraint = Unconstrained(),
     fixed: Fixed | None = None,
 ) -> Weights:
     """The minimiser over W of `sum(GWH) - sum(numerator log W)`, from the current `weights`.
 
-    `numerator` holds the counts that the majorisation gives to every entry, (column, phase).
+    `numerator` holds the counts that the majorisation gives to every entry, (column, phase), and
+    `dose` is that of `doses`; both may be sums over parts of an image.
     """
-    dose = (abundances * exposure_or_one(counts)).sum(1)
     denominator = jnp.broadcast_to(basis.column_sums * dose[None, :], weights.shape)
     return _minimise(
         jnp.zeros_like(weights),

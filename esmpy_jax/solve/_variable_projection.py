@@ -92,7 +92,7 @@ class VariableProjectionNewton(AbstractSolver[_State]):
 
     def step(self, problem, weights, abundances, state):
         multiplicative = MultiplicativeUpdate()
-        newton = _only_scale(problem)
+        newton = only_scale(problem)
         weights, abundances = jax.lax.fori_loop(
             0,
             state.due if newton else 1,
@@ -109,7 +109,7 @@ class VariableProjectionNewton(AbstractSolver[_State]):
 
     def _newton(self, problem, weights, abundances, state):
         """A step of W; where nothing is known yet around it, only H moves and the model is made."""
-        known, scale_free = state.known, _scale_free(problem, weights)
+        known, scale_free = state.known, free_scales(problem, weights)
         here = _Point(weights, abundances, state.losses, state.penalty, state.model, state.best)
         change = here.best - abundances
         inverse = projected_inverse(
@@ -133,7 +133,7 @@ class VariableProjectionNewton(AbstractSolver[_State]):
             point = _Point(new, maps, problem.losses(new, maps), problem.penalty(maps), model, best)
             decrease = (here.losses - point.losses).sum() + (here.penalty - point.penalty)
             decrease = jnp.where(known, decrease, jnp.inf)
-            accepted = (decrease > 0) & _composed(problem, new)
+            accepted = (decrease > 0) & composed(problem, new)
             predicted, undamped, plain = from_pixels + from_model
             gain = jnp.minimum(decrease / jnp.maximum(predicted, 1e-30), 1.0)
             easier = jnp.clip(1 - (2 * gain - 1) ** 3, 0.1, 4.0)
@@ -201,7 +201,7 @@ def _where(condition, yes, no):
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
 
 
-def _only_scale(problem: Problem) -> bool:
+def only_scale(problem: Problem) -> bool:
     """Whether a sum over W, if there is one, only fixes a scale that nothing else asks for."""
     return not isinstance(problem.constraint, SumToOneWeights) or (
         isinstance(problem.regulariser, NoRegulariser)
@@ -210,7 +210,7 @@ def _only_scale(problem: Problem) -> bool:
     )
 
 
-def _scale_free(problem: Problem, weights: Weights) -> Bool[Array, " phase"]:
+def free_scales(problem: Problem, weights: Weights) -> Bool[Array, " phase"]:
     """In which phases a factor can pass from W to H without changing anything."""
     n_phases = weights.shape[1]
     if (
@@ -225,7 +225,7 @@ def _scale_free(problem: Problem, weights: Weights) -> Bool[Array, " phase"]:
     return ~(fixed.mask & (fixed.values > 0)).any(0)
 
 
-def _composed(problem, weights):
+def composed(problem, weights):
     """Whether every phase whose composition rows sum to one still has a composition."""
     if not isinstance(problem.constraint, SumToOneWeights):
         return jnp.array(True)
