@@ -10,6 +10,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 
 
+def pytest_configure(config):
+    """Keep compiled programs from process to process and from run to run, in .pytest_cache."""
+    jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
 @pytest.fixture(params=["float32", "float64"])
 def precision(request):
     """Runs the test once in each precision; yields the dtype's name."""

@@ -19,6 +19,7 @@ NAME = "esmpy_jax"
 LAYERS = {
     "_types": 0,
     "_arrays": 0,
+    "_xarray": 0,
     "_checks": 0,
     "_basis": 0,
     "atomic": 1,

@@ -19,6 +19,7 @@ from esmpy_jax.solve import (
     BinnedStart,
     Fixed,
     GivenStart,
+    MultiplicativeUpdate,
     NNDSVDStart,
     Problem,
     RandomStart,
@@ -60,7 +61,7 @@ def given(seed=1):
 
 
 def starts():
-    quick = BinnedStart(factor=2, restarts=1, max_steps=20)
+    quick = BinnedStart(factor=2, solver=MultiplicativeUpdate(), restarts=1, max_steps=20)
     return [RandomStart(), NNDSVDStart(), given(), quick]
 
 
