@@ -234,11 +234,12 @@ class AbundanceNewton(AbstractSolver[_State]):
         return state.remaining
 
 
-def series_limit(predicted: Scalar, last: Scalar, before: Scalar) -> Scalar:
+def series_limit(predicted: Scalar, last: Scalar, before: Scalar, slowest: float = 0.99) -> Scalar:
     """Nats that are left: the prediction, or more if the steps so far form a slow series.
 
     Steps of a majorised objective converge linearly and each predicts only its own part; with the
-    ratio r of the last two the rest of a geometric series is `last r / (1 - r)`.
+    ratio r of the last two, at most `slowest`, the rest of a geometric series is
+    `last r / (1 - r)`.
     """
-    ratio = jnp.clip(last / jnp.maximum(before, jnp.finfo(last.dtype).tiny), 0.0, 0.99)
+    ratio = jnp.clip(last / jnp.maximum(before, jnp.finfo(last.dtype).tiny), 0.0, slowest)
     return jnp.maximum(predicted, last * ratio / (1 - ratio))

@@ -135,10 +135,14 @@ class Factorisation(eqx.Module):
 
 
 #: The trace has room for multiples of so many values, so that other steps compile nothing new.
-_TRACE_ROOM = 256
+_TRACE_ROOM = 8192
 
 #: Looks at the objective before their series is believed.
 _FEWEST_CHECKS = 4
+
+#: Looks without a decrease that are taken for rounding: a step of Newton's method that no damping
+#: makes good, the multiplicative update after it, and another such step.
+_MOST_IDLE = 3
 
 
 def trace_room(solver: AbstractSolver, max_steps: int) -> int:
@@ -217,7 +221,7 @@ def advance(problem, solver, state, until, tol, batch=None):
         finite = jnp.isfinite(value) & jnp.isfinite(w).all()
         converged = begun & (remaining <= tol)
         idle = jnp.where((decrease > 0) | ~begun, 0, state.idle + 1)
-        stuck = told & jnp.isfinite(predicted) & (idle >= 2)
+        stuck = told & jnp.isfinite(predicted) & (idle >= _MOST_IDLE)
         result = RESULTS.where(stuck, RESULTS.rounding, RESULTS.max_steps_reached)
         result = RESULTS.where(converged, RESULTS.successful, result)
         new = _LoopState(

@@ -162,7 +162,8 @@ class VariableProjectionNewton(AbstractSolver[_State]):
         if not isinstance(problem.regulariser, NoRegulariser):
             believed = series_limit(believed, trial.decrease, state.decrease)
         # On a shoulder a step promises little and the next no less: two have to agree.
-        predicted = jnp.maximum(series_limit(believed, believed, state.believed), state.believed)
+        limit = series_limit(believed, believed, state.believed, slowest=0.9)
+        predicted = jnp.maximum(limit, state.believed)
         kept, end = trial.accepted, trial.point
         due = jnp.where(kept, 0, 1).astype(state.due.dtype)
         return (
