@@ -125,7 +125,7 @@ class Prophet(AbstractSolver[None]):
 @pytest.mark.parametrize(
     ("promise", "steps", "result"),
     [
-        (5.0, 6, RESULTS.rounding),  # predicted, and nothing moves at two looks in a row
+        (5.0, 9, RESULTS.rounding),  # predicted, and nothing moves at three looks in a row
         (0.05, 3, RESULTS.successful),
         (-1.0, 3, RESULTS.successful),
         (np.inf, 60, RESULTS.max_steps_reached),  # it has not looked yet
