@@ -15,6 +15,7 @@ from ._counts import AbstractCounts as AbstractCounts
 from ._counts import pairs as pairs
 from ._dense import DenseCounts as DenseCounts
 from ._likelihood import exposure_or_one as exposure_or_one
+from ._likelihood import pixel_excess as pixel_excess
 from ._likelihood import pixel_losses as pixel_losses
 from ._likelihood import poisson_deviance as poisson_deviance
 from ._likelihood import poisson_nll as poisson_nll

@@ -27,11 +27,11 @@ class _Form:
     blocks: list[int]
     value_type: np.dtype
 
-    def make_room(self, blocks: list[int], value_type: np.dtype) -> None:
+    def make_room(self, sides: tuple[Blocks, Blocks], value_type: np.dtype) -> None:
         """Let so many blocks and such values fit in; what does already changes nothing."""
-        for side, needed in enumerate(blocks):
-            if needed > self.blocks[side]:
-                self.blocks[side] = rounded(int(_ROOM * needed))
+        for i, (side, lengths) in enumerate(zip(sides, self.lengths, strict=True)):
+            if side.n_blocks > self.blocks[i]:
+                self.blocks[i] = rounded(int(_ROOM * side.n_blocks), side.n_owners, lengths)
         self.value_type = np.promote_types(self.value_type, value_type)
 
 
@@ -70,7 +70,7 @@ class Alike:
         if form is None:
             form = _Form(lengths, [0, 0], np.dtype(counts.by_pixel.first.value.dtype))
             forms.append(form)
-        form.make_room([s.n_blocks for s in sides], np.dtype(sides[0].first.value.dtype))
+        form.make_room(sides, np.dtype(sides[0].first.value.dtype))
         new = tuple(s.padded(n, form.value_type) for s, n in zip(sides, form.blocks, strict=True))
         return eqx.tree_at(lambda c: (c.by_pixel, c.by_channel), counts, new)
 

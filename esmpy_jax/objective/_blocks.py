@@ -1,5 +1,6 @@
 """Nonzero counts in rows of equal length, and the sums over them."""
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import equinox as eqx
@@ -14,8 +15,9 @@ from ._triplets import RUN, increasing, numbers, order_of, rising, runs
 #: What an overflow block costs beside its slots, in slots: it is gathered and added to its owner.
 _BLOCK_COST = 7
 
-#: Lengths that overflow blocks may have.
-_BLOCKS = 4, 8, 16, 32, 48, 64, 128
+#: Lengths that rows and overflow blocks may have: few, so that images alike choose alike.
+_ROWS = tuple(2**i for i in range(2, 12))
+_BLOCKS = 8, 64
 
 #: Slots that are summed together; lengths are multiples of it. A few rows of that many slots stay
 #: in a processor's nearest cache, and are enough to keep its arithmetic busy.
@@ -147,7 +149,7 @@ class Blocks(eqx.Module):
         length, block = block_lengths(number) if lengths is None else lengths
         blocks = blocks_needed(number, (length, block))
         n_blocks = int(blocks.sum())
-        rows = rounded(n_blocks)
+        rows = rounded(n_blocks, n_owners, (length, block))
         index_type = np.uint16 if n_partners < 2**16 else np.int32
         first = _empty((length, n_owners), index_type, value.dtype)
         overflow = _empty((block, rows), index_type, value.dtype)
@@ -290,16 +292,14 @@ def block_lengths(number: np.ndarray) -> tuple[int, int]:
     - `number`: of nonzero counts of each owner.
     """
     at_least, owners = np.unique(number, return_counts=True)
-    ladder = [4, *(2**i + 2 ** (i - 1) * half for i in range(3, 12) for half in (0, 1))]
     best = None
-    for length in ladder:
-        for block in _BLOCKS:
-            needed = blocks_needed(at_least, (length, block))
-            cost = storage_cost(len(number), (length, block), int((needed * owners).sum()))
-            if best is None or cost < best[0]:
-                best = cost, length, block
+    for lengths in itertools.product(_ROWS, _BLOCKS):
+        blocks = int((blocks_needed(at_least, lengths) * owners).sum())
+        cost = storage_cost(len(number), lengths, blocks)
+        if best is None or cost < best[0]:
+            best = cost, lengths
     assert best is not None
-    return best[1:]
+    return best[1]
 
 
 def blocks_needed(
@@ -314,7 +314,11 @@ def storage_cost(n_owners: int, lengths: tuple[int, int], n_blocks: int) -> int:
     return lengths[0] * n_owners + (lengths[1] + _BLOCK_COST) * n_blocks
 
 
-def rounded(n: int) -> int:
-    """`n` and at most 12 % more, so that images alike in size and dose share compiled code."""
-    step = 2 ** max(n.bit_length() - 4, 0)
-    return -(-n // step) * step
+def rounded(n_blocks: int, n_owners: int, lengths: tuple[int, int]) -> int:
+    """So many overflow blocks and at most 12 % more, or 6 % of what the first rows cost.
+
+    Images alike in size and dose then mostly share compiled code.
+    """
+    spare = lengths[0] * n_owners // (16 * (lengths[1] + _BLOCK_COST))
+    step = max(2 ** max(n_blocks.bit_length() - 4, 0), 2 ** max(spare.bit_length() - 1, 0))
+    return -(-n_blocks // step) * step

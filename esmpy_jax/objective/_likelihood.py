@@ -18,14 +18,22 @@ def exposure_or_one(counts: AbstractCounts) -> Float[Array, "one pixel"]:
 def pixel_losses(
     counts: AbstractCounts, endmembers: Endmembers, abundances: Abundances
 ) -> Float[Array, " pixel"]:
-    """Poisson NLL of each pixel: `sum_c (D H)[c, p] - Y[c, p] log (D H)[c, p]`.
-
-    Kept per pixel so that two models can be compared by differences before sums, which is what
-    keeps float32 honest.
-    """
+    """Poisson NLL of each pixel: `sum_c (D H)[c, p] - Y[c, p] log (D H)[c, p]`."""
     return _expected(counts, endmembers, abundances) - (
         counts.log_pass(endmembers, abundances) + _log_exposure(counts)
     )
+
+
+def pixel_excess(
+    counts: AbstractCounts, endmembers: Endmembers, abundances: Abundances
+) -> Float[Array, " pixel"]:
+    """By how much the NLL of each pixel exceeds that of a perfect fit: half its deviance.
+
+    Two models are compared by differences of this, taken before the sum over pixels: it is much
+    smaller than the NLL, and so is its rounding in single precision.
+    """
+    excess = _expected(counts, endmembers, abundances) - counts.pixel_totals()
+    return excess + (counts.log_ratio_pass(endmembers, abundances) - _log_exposure(counts))
 
 
 def poisson_nll(
@@ -39,10 +47,7 @@ def poisson_deviance(
     counts: AbstractCounts, basis: Basis, weights: Weights, abundances: Abundances
 ) -> Scalar:
     """`2 sum(Y log(Y / GWH) - Y + GWH)`: zero for a perfect fit."""
-    endmembers = basis.endmembers(weights)
-    excess = _expected(counts, endmembers, abundances) - counts.pixel_totals()
-    logs = counts.log_ratio_pass(endmembers, abundances) - _log_exposure(counts)
-    return 2 * (logs + excess).sum()
+    return 2 * pixel_excess(counts, basis.endmembers(weights), abundances).sum()
 
 
 def _expected(counts, endmembers, abundances):

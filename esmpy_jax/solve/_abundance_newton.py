@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from .._types import Abundances, Endmembers, Scalar
-from ..objective import SumToOneAbundances, exposure_or_one, pixel_losses
+from ..objective import SumToOneAbundances, exposure_or_one, pixel_excess
 from ._pixel_quadratics import bounded_minimum, product, projected_inverse, symmetric
 from ._solver import AbstractSolver, Problem
 
@@ -134,13 +134,13 @@ def _moved(problem, endmembers, abundances, model, second, best):
 def _coupled(problem, endmembers, abundances, model, second, best, safe):
     """A step in which the pixels move together; `safe` where that does not lower the objective."""
     together, predicted = _conjugate_gradients(problem, abundances, model, second, best)
-    before = pixel_losses(problem.counts, endmembers, abundances)
+    before = pixel_excess(problem.counts, endmembers, abundances)
     penalty = problem.penalty(abundances)
 
     def shorter(state):
         share = 0.25 * state[0]
         maps = model.floored(abundances, share * together, best <= 0)
-        new = pixel_losses(problem.counts, endmembers, maps)
+        new = pixel_excess(problem.counts, endmembers, maps)
         return share, maps, (before - new).sum() + (penalty - problem.penalty(maps))
 
     none = jnp.zeros((), before.dtype)

@@ -104,6 +104,7 @@ def factorise(
             tol=tol,
             max_seconds=None if max_seconds is None else max_seconds - sum(f.seconds for f in fits),
             progress=progress,
+            resume=len(fits) > 0,
         )
         fits.append(fit)
         result = fit.result

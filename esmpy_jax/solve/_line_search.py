@@ -114,7 +114,7 @@ def abundance_block(problem: Problem, weights: Weights, abundances: Abundances) 
         linear.reshape(shape),
         fixed,
         jnp.full(shape, isinstance(problem.constraint, SumToOneAbundances)),
-        lambda h: problem.losses(weights, h),
+        lambda h: problem.excess(weights, h),
         separate=True,
     )
 
@@ -133,7 +133,7 @@ def weight_block(problem: Problem, weights: Weights, abundances: Abundances) -> 
         jnp.zeros_like(weights),
         problem.fixed_weights,
         jnp.broadcast_to(summed, weights.shape),
-        lambda w: problem.losses(w, abundances),
+        lambda w: problem.excess(w, abundances),
         separate=False,
     )
 

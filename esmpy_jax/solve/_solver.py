@@ -14,7 +14,13 @@ from jaxtyping import Array, Float, Int
 from .._arrays import as_floats, as_ints
 from .._basis import Basis
 from .._types import Abundances, Scalar, Weights
-from ..objective import AbstractConstraint, AbstractCounts, AbstractRegulariser, pixel_losses
+from ..objective import (
+    AbstractConstraint,
+    AbstractCounts,
+    AbstractRegulariser,
+    pixel_excess,
+    pixel_losses,
+)
 from ._updates import Fixed
 
 State = TypeVar("State")
@@ -61,6 +67,10 @@ class Problem(eqx.Module):
         """Poisson NLL of each pixel."""
         return pixel_losses(self.counts, self.basis.endmembers(weights), abundances)
 
+    def excess(self, weights: Weights, abundances: Abundances) -> Float[Array, " pixel"]:
+        """NLL of each pixel above that of a perfect fit, to be compared with another."""
+        return pixel_excess(self.counts, self.basis.endmembers(weights), abundances)
+
     def penalty(self, abundances: Abundances) -> Scalar:
         """What the regulariser adds, in nats."""
         return self.regulariser.value(abundances.reshape(-1, *self.counts.scan_shape))
@@ -83,6 +93,10 @@ class AbstractSolver(eqx.Module, Generic[State]):
     @abc.abstractmethod
     def init(self, problem: Problem, weights: Weights, abundances: Abundances) -> State:
         """Everything the algorithm carries from step to step."""
+
+    def resume(self, problem: Problem, weights: Weights, abundances: Abundances) -> State:
+        """As `init`, where W and H come from a fit of nearly the same problem."""
+        return self.init(problem, weights, abundances)
 
     @abc.abstractmethod
     def step(
@@ -168,14 +182,15 @@ class _LoopState(eqx.Module):
 
 
 @eqx.filter_jit
-def start_state(problem, solver, weights, abundances, room):
+def start_state(problem, solver, weights, abundances, room, resume=False):
     """Before the first look at the objective, which is made by `advance` like all others."""
+    begin = solver.resume if resume else solver.init
     dtype = abundances.dtype
     empty = jnp.full(room, jnp.nan, dtype)
     return _LoopState(
         weights,
         abundances,
-        solver.init(problem, weights, abundances),
+        begin(problem, weights, abundances),
         jnp.zeros(abundances.shape[1], dtype),
         jnp.zeros((), dtype),
         empty,
@@ -285,6 +300,7 @@ def solve(
     tol: float = 0.1,
     max_seconds: float | None = None,
     progress: Callable[[int, int, float], None] | None = None,
+    resume: bool = False,
 ) -> Factorisation:
     """Run `solver` on one problem from given W and H in a `lax.while_loop`.
 
@@ -297,11 +313,13 @@ def solve(
 
     `max_seconds` is looked at between compiled stretches of steps, and so is
     `progress(step, max_steps, objective)`, which is called on the host at most fifty times and
-    never from inside them. Neither changes the steps that are made.
+    never from inside them. Neither changes the steps that are made. With `resume` the factors come
+    from a fit of nearly the same problem, and no warm-up is needed.
     """
     began = time.perf_counter()
     every = solver.check_every
-    state = start_state(problem, solver, weights, abundances, trace_room(solver, max_steps))
+    room = trace_room(solver, max_steps)
+    state = start_state(problem, solver, weights, abundances, room, resume)
     stretch = max_steps
     if progress is not None or max_seconds is not None:
         stretch = -(-max_steps // (50 * every)) * every

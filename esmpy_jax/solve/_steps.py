@@ -50,14 +50,14 @@ def lifted(
 class Objective(eqx.Module):
     """The objective at one point, in parts that can be compared without loss in float32."""
 
-    losses: Float[Array, " pixel"]
+    excess: Float[Array, " pixel"]
     penalty: Scalar
 
     @classmethod
     def at(cls, problem: Problem, weights: Weights, abundances: Abundances) -> "Objective":
         """The objective of W and H."""
-        return cls(problem.losses(weights, abundances), problem.penalty(abundances))
+        return cls(problem.excess(weights, abundances), problem.penalty(abundances))
 
     def decrease_to(self, other: "Objective") -> Scalar:
         """By how many nats `other` is lower; differences of pixels come before the sum."""
-        return (self.losses - other.losses).sum() + (self.penalty - other.penalty)
+        return (self.excess - other.excess).sum() + (self.penalty - other.penalty)

@@ -19,7 +19,7 @@ class _Point(eqx.Module):
 
     weights: Weights
     abundances: Abundances
-    losses: Float[Array, " pixel"]
+    excess: Float[Array, " pixel"]
     penalty: Scalar
     model: LocalModel  # of H
     best: Abundances  # the minimum of the model
@@ -32,7 +32,7 @@ class _State(eqx.Module):
     decrease: Scalar  # nats won by the last Newton step
     due: Int[Array, ""]  # multiplicative updates before the next step
     known: Bool[Array, ""]  # whether the objective around W and H is
-    losses: Float[Array, " pixel"]
+    excess: Float[Array, " pixel"]
     penalty: Scalar
     model: LocalModel
     best: Abundances
@@ -75,6 +75,12 @@ class VariableProjectionNewton(AbstractSolver[_State]):
     trials: int = 6
 
     def init(self, problem, weights, abundances):
+        return self._start(problem, abundances, self.warm_up)
+
+    def resume(self, problem, weights, abundances):
+        return self._start(problem, abundances, 0)
+
+    def _start(self, problem, abundances, due):
         dtype = abundances.dtype
         zero, infinite = jnp.zeros((), dtype), jnp.full((), jnp.inf, dtype)
         return _State(
@@ -82,7 +88,7 @@ class VariableProjectionNewton(AbstractSolver[_State]):
             infinite,
             infinite,
             infinite,
-            jnp.full((), self.warm_up, int),
+            jnp.full((), due, int),
             jnp.zeros((), bool),
             jnp.zeros(abundances.shape[1], dtype),
             zero,
@@ -110,7 +116,7 @@ class VariableProjectionNewton(AbstractSolver[_State]):
     def _newton(self, problem, weights, abundances, state):
         """A step of W; where nothing is known yet around it, only H moves and the model is made."""
         known, scale_free = state.known, free_scales(problem, weights)
-        here = _Point(weights, abundances, state.losses, state.penalty, state.model, state.best)
+        here = _Point(weights, abundances, state.excess, state.penalty, state.model, state.best)
         change = here.best - abundances
         inverse = projected_inverse(
             here.model.matrix, here.model.free & (here.best > 0), here.model.summed
@@ -130,15 +136,18 @@ class VariableProjectionNewton(AbstractSolver[_State]):
             new, maps = _rescaled(problem, new, here.model.floored(abundances, follow), scale_free)
             spectra = problem.basis.endmembers(new)
             maps, model, best = settled_abundances(problem, spectra, maps, self.inner)
-            point = _Point(new, maps, problem.losses(new, maps), problem.penalty(maps), model, best)
-            decrease = (here.losses - point.losses).sum() + (here.penalty - point.penalty)
+            point = _Point(new, maps, problem.excess(new, maps), problem.penalty(maps), model, best)
+            decrease = (here.excess - point.excess).sum() + (here.penalty - point.penalty)
             decrease = jnp.where(known, decrease, jnp.inf)
-            accepted = (decrease > 0) & composed(problem, new)
+            rounding = 4 * jnp.finfo(decrease.dtype).eps * jnp.linalg.norm(point.excess)
+            accepted = (decrease > rounding) & composed(problem, new)
             predicted, undamped, plain = from_pixels + from_model
             gain = jnp.minimum(decrease / jnp.maximum(predicted, 1e-30), 1.0)
             easier = jnp.clip(1 - (2 * gain - 1) ** 3, 0.1, 4.0)
             harder = jnp.where(trial.number < 2, 5.0, 20.0)
-            damping = trial.damping * jnp.where(accepted, easier, harder)
+            # a decrease that drowns in rounding asks for a longer step, a rise for a shorter one
+            refused = jnp.where(jnp.abs(decrease) <= rounding, 1 / 30, harder)
+            damping = trial.damping * jnp.where(accepted, easier, refused)
             damping = jnp.where(known, jnp.clip(damping, 1e-9, 1e3), trial.damping)
             # a saddle that cannot be left is none
             undamped = jnp.where(accepted, undamped, plain)
@@ -176,7 +185,7 @@ class VariableProjectionNewton(AbstractSolver[_State]):
                 trial.decrease,
                 due,
                 kept,
-                end.losses,
+                end.excess,
                 end.penalty,
                 end.model,
                 end.best,
