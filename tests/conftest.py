@@ -12,7 +12,10 @@ SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
 
 def pytest_configure(config):
     """Keep compiled programs from process to process and from run to run, in .pytest_cache."""
-    jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
+    cache = getattr(config, "cache", None)  # none with -p no:cacheprovider
+    if cache is None:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(cache.mkdir("jax")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

@@ -93,16 +93,16 @@ def test_a_smaller_tolerance_takes_more_steps_and_gets_lower():
 
 
 def test_the_time_limit_is_said():
-    """The shortest stretch is a fiftieth of the steps; what it did is what it would have done."""
+    """Looks come early and become rarer; what it did is what it would have done."""
     out = fit(tol=-1.0, max_steps=1000, max_seconds=1e-9)
-    assert out.steps == 20
+    assert out.steps == 10
     assert not out.converged
     assert out.result == RESULTS.max_seconds_reached
     assert "raise max_seconds" in RESULTS[out.result]
-    np.testing.assert_array_equal(out.weights, fit(tol=-1.0, max_steps=20).weights)
+    np.testing.assert_array_equal(out.weights, fit(tol=-1.0, max_steps=10).weights)
     # nothing is late that is done
     assert fit(tol=-1.0, max_steps=10, max_seconds=1e-9).result == RESULTS.max_steps_reached
-    assert fit(tol=1e9, max_steps=2000, max_seconds=1e-9).converged
+    assert fit(tol=1e9, max_steps=2000, max_seconds=1e3).converged
     assert fit(max_steps=60, max_seconds=1e9, tol=-1.0).result == RESULTS.max_steps_reached
 
 

@@ -1,6 +1,7 @@
 """Coarse to fine: spectra from the binned image, maps at full resolution."""
 
 import dataclasses
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -104,6 +105,12 @@ class CoarseToFine(eqx.Module):
         factor = self.bin_factor(counts)
         binned = bin_counts(counts, factor)
 
+        began = time.perf_counter()
+
+        def left():
+            spent = time.perf_counter() - began
+            return None if max_seconds is None else max(max_seconds - spent, 0.0)
+
         shares = isinstance(constraint, SumToOneAbundances)
         purity = LogSparsity(self.purity) if shares and self.purity > 0 else NoRegulariser()
 
@@ -120,7 +127,7 @@ class CoarseToFine(eqx.Module):
                 key=key,
                 max_steps=steps,
                 tol=tol,
-                max_seconds=max_seconds,
+                max_seconds=left(),
                 basis_rounds=30,
                 progress=progress,
             )
@@ -146,7 +153,7 @@ class CoarseToFine(eqx.Module):
             fixed_weights=best.weights,
             max_steps=max_steps,
             tol=tol,
-            max_seconds=max_seconds,
+            max_seconds=left(),
             progress=progress,
         )
         return best, fine

@@ -243,3 +243,15 @@ def series_limit(predicted: Scalar, last: Scalar, before: Scalar, slowest: float
     """
     ratio = jnp.clip(last / jnp.maximum(before, jnp.finfo(last.dtype).tiny), 0.0, slowest)
     return jnp.maximum(predicted, last * ratio / (1 - ratio))
+
+
+def second_opinion(believed: Scalar, won: Scalar, believed_before: Scalar, won_before: Scalar):
+    """Nats that are left after a step, from what the last two steps believed and won.
+
+    On a shoulder or near a saddle a model promises little although much is left. So both have to
+    promise little, a step that wins more than it promised is believed instead, and wins that grow
+    or hardly shrink are taken for a series.
+    """
+    limit = series_limit(believed, won, won_before, slowest=0.9)
+    surprise = jnp.where(won > 1.5 * believed, won, 0.0)
+    return jnp.maximum(jnp.maximum(limit, surprise), believed_before)

@@ -27,7 +27,7 @@ import numpy as np
 from .._arrays import as_floats, as_ints
 from .._types import Weights
 from ..objective import AbstractCounts, NoRegulariser, SumToOneWeights
-from ._abundance_newton import AbundanceNewton, local_model, series_limit
+from ._abundance_newton import AbundanceNewton, local_model, second_opinion, series_limit
 from ._pixel_quadratics import projected_inverse
 from ._reduced import WeightSums, weight_model, weight_sums
 from ._solver import AbstractSolver, Problem
@@ -103,6 +103,7 @@ class Passes:
         self._gains: list[float] = []
         self._model: Any = None
         self._damping, self._refused, self._falls = 0.1, 0, (np.inf, np.inf)
+        self._believed = np.inf
 
     @property
     def finite(self) -> bool:
@@ -235,10 +236,16 @@ class Passes:
             np.asarray(scale, np.float64),
             float(damped),
         )
-        self.remaining = abs(float(undamped if kept else plain))
-        if not isinstance(self._like.regulariser, NoRegulariser) and np.isfinite(self._falls[1]):
-            parts = as_floats(self.remaining), *map(as_floats, self._falls)
-            self.remaining = float(series_limit(*parts))
+        believed = abs(float(undamped if kept else plain))
+        won, won_before = self._falls
+        if not isinstance(self._like.regulariser, NoRegulariser) and np.isfinite(won_before):
+            believed = float(
+                series_limit(as_floats(believed), as_floats(won), as_floats(won_before))
+            )
+        parts = believed, won if kept and np.isfinite(won) else 0.0, self._believed, won_before
+        believed_now, won_now, believed_before, won_before = map(as_floats, parts)
+        self.remaining = float(second_opinion(believed_now, won_now, believed_before, won_before))
+        self._believed = believed
         if self._refused > _TRIALS:
             self._trial = None
 

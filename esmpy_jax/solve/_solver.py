@@ -151,8 +151,8 @@ class Factorisation(eqx.Module):
 #: The trace has room for multiples of so many values, so that other steps compile nothing new.
 _TRACE_ROOM = 8192
 
-#: Looks at the objective before their series is believed.
-_FEWEST_CHECKS = 4
+#: Looks at the objective, and steps, before their series is believed.
+_FEWEST_CHECKS, _FEWEST_STEPS = 4, 40
 
 #: Looks without a decrease that are taken for rounding: a step of Newton's method that no damping
 #: makes good, the multiplicative update after it, and another such step.
@@ -169,7 +169,8 @@ class _LoopState(eqx.Module):
     weights: Weights
     abundances: Abundances
     solver_state: Any
-    losses: Float[Array, " pixel"]  # per pixel, at the last check
+    excess: Float[Array, " pixel"]  # of each pixel's NLL over a perfect fit, at the last check
+    perfect: Scalar  # NLL of a perfect fit
     penalty: Scalar
     trace: Float[Array, " check"]
     won: Float[Array, " check"]  # decrease since the start, in nats
@@ -192,6 +193,7 @@ def start_state(problem, solver, weights, abundances, room, resume=False):
         abundances,
         begin(problem, weights, abundances),
         jnp.zeros(abundances.shape[1], dtype),
+        jnp.zeros((), dtype),
         jnp.zeros((), dtype),
         empty,
         empty,
@@ -223,16 +225,23 @@ def advance(problem, solver, state, until, tol, batch=None):
         w, h, inner = jax.lax.fori_loop(
             0, n_steps, one, (state.weights, state.abundances, state.solver_state)
         )
-        losses, penalty = problem.losses(w, h), problem.penalty(h)
+        excess, penalty = problem.excess(w, h), problem.penalty(h)
+        perfect = jax.lax.cond(
+            begun,
+            lambda: state.perfect,
+            lambda: (problem.losses(w, h) - excess).sum(),
+        )
         # differences before sums: float32 stays honest
-        decrease = (state.losses - losses).sum() + (state.penalty - penalty)
+        decrease = (state.excess - excess).sum() + (state.penalty - penalty)
         check = state.check + 1
         won = state.won.at[check].set(jnp.where(begun, state.won[state.check] + decrease, 0.0))
         predicted = solver.predicted_decrease(inner).astype(won.dtype)
         told = ~jnp.isnan(predicted)
-        recent = jnp.where(check >= _FEWEST_CHECKS, won[check] - won[check // 2], jnp.inf)
-        remaining = jnp.where(told, jnp.maximum(predicted, 0.0), recent)
-        value = losses.sum() + penalty
+        step = state.step + n_steps
+        enough = (check >= _FEWEST_CHECKS) & (step >= _FEWEST_STEPS)
+        recent = jnp.where(enough, won[check] - won[check // 2], jnp.inf)
+        remaining = jnp.maximum(jnp.where(told, predicted, recent), 0.0)
+        value = perfect + excess.sum() + penalty
         finite = jnp.isfinite(value) & jnp.isfinite(w).all()
         converged = begun & (remaining <= tol)
         idle = jnp.where((decrease > 0) | ~begun, 0, state.idle + 1)
@@ -243,13 +252,14 @@ def advance(problem, solver, state, until, tol, batch=None):
             w,
             h,
             inner,
-            losses,
+            excess,
+            perfect,
             penalty,
             state.trace.at[check].set(value),
             won,
             remaining,
             idle,
-            state.step + n_steps,
+            step,
             check,
             RESULTS.where(finite, result, RESULTS.nonfinite),
             converged | stuck | ~finite,
@@ -311,25 +321,34 @@ def solve(
     right for an objective that falls to its optimum like one over the number of steps, and
     too much for any faster fall; so they stop late rather than early.
 
-    `max_seconds` is looked at between compiled stretches of steps, and so is
-    `progress(step, max_steps, objective)`, which is called on the host at most fifty times and
-    never from inside them. Neither changes the steps that are made. With `resume` the factors come
-    from a fit of nearly the same problem, and no warm-up is needed.
+    `max_seconds` is looked at between compiled stretches of steps, which begin short and become
+    longer while they take less than a twentieth of it. So is `progress(step, max_steps,
+    objective)`, which is called on the host at most fifty times and never from inside them.
+    Neither changes the steps that are made. With `resume` the factors come from a fit of nearly
+    the same problem, and no warm-up is needed.
     """
     began = time.perf_counter()
     every = solver.check_every
     room = trace_room(solver, max_steps)
     state = start_state(problem, solver, weights, abundances, room, resume)
-    stretch = max_steps
-    if progress is not None or max_seconds is not None:
-        stretch = -(-max_steps // (50 * every)) * every
-    until, late = 0, False
+    fiftieth = -(-max_steps // (50 * every)) * every
+    stretch = max_steps if progress is None else fiftieth
+    stretch = stretch if max_seconds is None else every
+    until, told, late = 0, 0, False
     while int(state.check) < 0 or (until < max_steps and not bool(state.done) and not late):
         until = min(until + stretch, max_steps)
+        before = time.perf_counter()
         state = advance(problem, solver, state, as_ints(until), as_floats(tol))
-        if progress is not None:
-            progress(int(state.step), max_steps, float(state.trace[state.check]))
-        late = max_seconds is not None and time.perf_counter() - began > max_seconds
+        now = int(state.step)  # waits for the stretch
+        if progress is not None and (now >= told + fiftieth or until == max_steps or state.done):
+            progress(now, max_steps, float(state.trace[state.check]))
+            told = now
+        if max_seconds is not None:
+            late = time.perf_counter() - began > max_seconds
+            short = time.perf_counter() - before < max_seconds / 20
+            stretch = (
+                min(2 * stretch, max_steps if progress is None else fiftieth) if short else stretch
+            )
     stopped = late and not bool(state.done) and until < max_steps
     return as_factorisation(
         problem,

@@ -7,7 +7,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .._types import Abundances, Scalar, Weights
 from ..objective import NoRegulariser, SumToOneAbundances, SumToOneWeights
-from ._abundance_newton import LocalModel, series_limit, settled_abundances, unknown_model
+from ._abundance_newton import (
+    LocalModel,
+    second_opinion,
+    series_limit,
+    settled_abundances,
+    unknown_model,
+)
 from ._multiplicative import MultiplicativeUpdate
 from ._pixel_quadratics import product, projected_inverse
 from ._reduced import Reduced, reduce_to_weights
@@ -168,11 +174,11 @@ class VariableProjectionNewton(AbstractSolver[_State]):
             _Trial(here, state.damping, none, none, zero, no),
         )
         believed = jnp.abs(trial.undamped)  # below zero where bounds cut the step off
+        believed = jnp.where(jnp.isfinite(believed), believed, jnp.inf)
         if not isinstance(problem.regulariser, NoRegulariser):
             believed = series_limit(believed, trial.decrease, state.decrease)
-        # On a shoulder a step promises little and the next no less: two have to agree.
-        limit = series_limit(believed, believed, state.believed, slowest=0.9)
-        predicted = jnp.maximum(limit, state.believed)
+        won = jnp.where(trial.accepted, trial.decrease, 0.0)
+        predicted = second_opinion(believed, won, state.believed, state.decrease)
         kept, end = trial.accepted, trial.point
         due = jnp.where(kept, 0, 1).astype(state.due.dtype)
         return (
