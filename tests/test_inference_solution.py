@@ -1,6 +1,7 @@
 """`Solution`: what its dataset holds, and that saving and loading keep all of it."""
 
 import json
+import pickle
 
 import jax
 import numpy as np
@@ -279,3 +280,14 @@ def test_a_time_limit_is_told(example):
     assert "time limit" in solution.result
     assert any("time limit" in sentence for sentence in solution.warnings)
     assert json.loads(solution.dataset.attrs["settings"])["max_seconds"] == 1e-9
+
+
+def test_a_solution_is_small_in_print_and_survives_pickling(example):
+    solution = example[2]
+    assert repr(solution) == f"Solution(phases: phase 1, phase 2; {solution.result})"
+    before = len(pickle.dumps(solution))
+    assert solution.dataset["W"].shape == (7, 2)
+    again = pickle.dumps(solution)
+    assert len(again) == before  # what is derived is not stored with it
+    xr.testing.assert_identical(pickle.loads(again).dataset, solution.dataset)
+    np.testing.assert_allclose(solution.energy_axis.centres, solution.dataset["energy"].values)

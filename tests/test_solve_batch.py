@@ -231,3 +231,13 @@ def test_batches_are_checked():
     longer = dataclasses.replace(case, basis=Basis.from_matrix(np.ones((13, 4))))
     with pytest.raises(InputError, match="different shapes"):
         run([case, longer])
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [({"max_steps": -1}, "max_steps is -1"), ({"tol": np.nan}, "tol is NaN")],
+)
+def test_limits_that_say_nothing_are_refused(options, sentence):
+    case = problem()
+    with pytest.raises(InputError, match=sentence):
+        solve_batch(case, MultiplicativeUpdate(), *starts(case, 2), **({"max_steps": 5} | options))

@@ -7,14 +7,15 @@ import pytest
 from test_solve_factorise import N_CHANNELS, fit, image
 
 from esmpy_jax._checks import InputError
-from esmpy_jax.objective import SumToOneAbundances, Unconstrained
+from esmpy_jax.objective import LogSparsity, SumToOneAbundances, SumToOneWeights, Unconstrained
 from esmpy_jax.solve import (
     RESULTS,
     AbstractSolver,
     GivenStart,
     VariableProjectionNewton,
 )
-from esmpy_jax.solve._factorise import check_limits
+from esmpy_jax.solve._abundance_newton import second_opinion
+from esmpy_jax.solve._solver import check_limits
 
 
 def objective(y, matrix, weights, abundances):
@@ -139,6 +140,33 @@ def test_a_solver_that_tells_is_believed(precision, promise, steps, result):
     if result == RESULTS.rounding:
         assert "64-bit" in RESULTS[out.result]
         assert not out.converged
+
+
+def test_plain_updates_in_the_place_of_newton_steps_are_not_believed_early():
+    """Sums over W beside a penalty: the rule of the updates asks for 40 steps, not 40 looks."""
+    out = fit(
+        solver=VariableProjectionNewton(),
+        constraint=SumToOneWeights(),
+        regulariser=LogSparsity(0.5),
+        max_steps=2000,
+    )
+    assert out.steps >= 40
+    assert out.remaining >= 0
+
+
+@pytest.mark.parametrize(
+    ("believed", "won", "before", "won_before", "least"),
+    [
+        (0.01, 3.0, 2.0, 50.0, 2.0),  # the step before believed in more
+        (0.01, 0.9, 0.01, 1.0, 8.0),  # wins that hardly shrink: 0.9 * 0.9 / 0.1
+        (0.01, 0.9, 0.01, 100.0, 0.9),  # it won more than it promised
+        (0.01, 0.012, 0.02, 1.0, 0.02),
+        (0.01, 0.012, np.inf, np.inf, np.inf),  # there was none before
+    ],
+)
+def test_two_steps_have_to_agree(believed, won, before, won_before, least):
+    values = (jnp.asarray(x) for x in (believed, won, before, won_before))
+    assert float(second_opinion(*values)) == pytest.approx(least, rel=0.02)
 
 
 @pytest.mark.parametrize(

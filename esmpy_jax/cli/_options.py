@@ -131,13 +131,13 @@ Solver = Annotated[
 ]
 Start = Annotated[
     str | None,
-    _text("Of the multiplicative solver.", _FIT, "binned|random|nndsvd|vertex"),
+    _text("Of a fit of both together.", _FIT, "binned|random|nndsvd|vertex"),
 ]
 Constraint = Annotated[
     str | None,
     _text(
         "What sums to one: abundances of a pixel, shares of its own counts, element weights of a "
-        "phase. By default shares, with the multiplicative solver none.",
+        "phase. By default shares with coarse-to-fine, else none.",
         _FIT,
         "none|abundances|weights|shares",
     ),
@@ -175,7 +175,8 @@ Tol = Annotated[
     ),
 ]
 MaxSeconds = Annotated[
-    float | None, _number("--max-seconds", "Stop each part of the fit after so long.", _FIT)
+    float | None,
+    _number("--max-seconds", "Stop the fit after so long, compilation included.", _FIT),
 ]
 PhaseNames = Annotated[
     str | None,

@@ -1,4 +1,4 @@
-"""Compositions and verdicts of a solution, in words, tables and CSV."""
+"""Compositions of a solution, in words, tables and CSV."""
 
 from __future__ import annotations
 
@@ -72,19 +72,6 @@ def deviance_per_channel(solution: Solution) -> float:
 
     data = solution.dataset
     return deviance_per_channel(data["counts_sum"].values, data["fit_sum"].values.sum(1))
-
-
-def verdict(solution: Solution) -> str:
-    """One line on how the fit ended and what it found."""
-    n = len(phase_names(solution))
-    found = "; ".join(
-        f"{name} ({share:.0f} % of the {share_of(solution)}): {formula(solution, a, 3)}"
-        for a, (name, share) in enumerate(
-            zip(phase_names(solution), phase_shares(solution), strict=True)
-        )
-    )
-    head = "The fit converged" if solution.converged else "The fit did not converge"
-    return f"{head} with {n} phase{'s' if n > 1 else ''}. {found}."
 
 
 def write_composition(solution: Solution, path: pathlib.Path) -> None:

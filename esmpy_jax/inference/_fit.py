@@ -34,7 +34,7 @@ from ..solve import (
     RandomStart,
     factorise,
 )
-from ..solve._factorise import check_limits
+from ..solve._solver import check_limits
 from ._coarse import CoarseToFine
 from ._fisher import free_abundances, information, weights_covariance
 from ._image import Provenance, SpectrumImage
@@ -83,7 +83,7 @@ def fit(
     - `phase_names`: one for each phase. Phases come in the order of their counts, most first,
         unless names, fixed entries or a `GivenStart` say which is which.
     - `key`: for random starts; `jax.random.key(0)` by default. `max_steps` (at full resolution;
-        see `CoarseToFine` for the binned image), `tol` (nats), `max_seconds`,
+        see `CoarseToFine` for the binned image), `tol` (nats), `max_seconds` (of everything),
         `progress`: see `esmpy_jax.solve.solve`.
     - `throw`: raise `RuntimeError` when the fit ended with values that are not finite. A fit that
         stopped at `max_steps` is returned, and says so in `warnings`.
@@ -108,7 +108,7 @@ def fit(
         check(
             fixed_abundances is None and start is None,
             "CoarseToFine chooses its own start and cannot hold abundances fixed; give "
-            "solver=MultiplicativeUpdate() with a start or fixed_abundances.",
+            "solver=VariableProjectionNewton() with a start or fixed_abundances.",
         )
         constraint = SumToOneShares() if constraint is None else constraint
         if regulariser is None:
@@ -154,7 +154,7 @@ def fit(
     settings = {
         "seconds": time.perf_counter() - began,
         "seed": np.asarray(jr.key_data(key)).ravel().tolist(),
-        "solver": repr(solver),
+        "solver": _solvers(solver),
         "start": repr(start),
         "constraint": type(constraint).__name__,
         "regulariser": _words(regulariser),
@@ -326,6 +326,14 @@ def _plain(entry: Provenance) -> dict[str, Any]:
     if isinstance(value, np.generic):
         value = value.item()
     return {"value": value, "unit": entry.unit, "source": entry.source}
+
+
+def _solvers(solver: AbstractSolver | CoarseToFine) -> str:
+    """What was used, by name."""
+    if not isinstance(solver, CoarseToFine):
+        return repr(solver)
+    binned, maps = type(solver.solver).__name__, type(solver.fine_solver).__name__
+    return f"{solver!r}: {binned} on the binned image, {maps} on the maps"
 
 
 def _words(module: eqx.Module) -> str:

@@ -71,6 +71,19 @@ class Solution:
         made = self._made
         return made.dataset() if isinstance(made, Parts) else made
 
+    def __repr__(self) -> str:
+        phases = ", ".join(str(name) for name in self._labels("phase"))
+        return f"Solution(phases: {phases}; {self.result})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_made": self._made}  # what is derived from it is made again
+
+    def _labels(self, name: str) -> list[Any]:
+        if not isinstance(self._made, Parts):
+            return list(self._made[name].values)
+        value = self._made.coordinates[name]
+        return list(value[1] if isinstance(value, tuple) else value)
+
     @property
     def weights(self) -> Float[Array, "column phase"]:
         """W, canonical."""
@@ -91,12 +104,12 @@ class Solution:
     def basis(self) -> Basis:
         """G with its typed columns."""
         columns = tuple(_column_from(c) for c in json.loads(self._made.attrs["columns"]))
-        return Basis(jnp.asarray(self.dataset["G"].values, float), columns)
+        return Basis(jnp.asarray(np.asarray(self._made["G"]), float), columns)
 
     @property
     def energy_axis(self) -> EnergyAxis:
         """Energies of the channels, in keV."""
-        energy = self.dataset["energy"].values
+        energy = self._labels("energy")
         gain = (energy[-1] - energy[0]) / max(len(energy) - 1, 1)
         return EnergyAxis(float(energy[0]), float(gain) or 1.0, len(energy))
 

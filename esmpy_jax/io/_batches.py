@@ -3,6 +3,7 @@
 import os
 import pathlib
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, overload
 
 from .._checks import check
@@ -72,11 +73,11 @@ def load_batches(path: str | os.PathLike, rows: int, **options: Any) -> FileBatc
     check("region" not in options, "A file is read as a whole in batches; leave region out.")
     factor = options.get("bin", 1)
     check(
-        isinstance(factor, int) and factor >= 1,
+        isinstance(factor, Integral) and factor >= 1,
         f"The bin factor is {factor}; give a whole number of at least 1.",
     )
     check(
-        isinstance(rows, int) and rows >= 1 and rows % factor == 0,
+        isinstance(rows, Integral) and rows >= 1 and rows % factor == 0,
         f"A batch of {rows} rows cannot be read with bin {factor}; give a positive multiple of it.",
     )
     with opened(path, options.get("signal"), options.get("lazy")) as (eds, _, _):

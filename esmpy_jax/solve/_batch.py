@@ -16,6 +16,7 @@ from ._solver import (
     Problem,
     advance,
     as_factorisation,
+    check_limits,
     start_state,
     trace_room,
 )
@@ -56,6 +57,7 @@ def solve_batch(
     n_fits = len(weights)
     several = [problems] * n_fits if isinstance(problems, Problem) else list(problems)
     check(n_fits >= 1, "A batch needs at least one start.")
+    check_limits(weights.shape[-1], max_steps, tol, None)
     check(
         len(several) == n_fits,
         f"There are {len(several)} problems but {n_fits} starts; give one start for each.",

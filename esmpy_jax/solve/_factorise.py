@@ -1,7 +1,6 @@
 """`factorise`: counts and a basis in, W and H out."""
 
 from collections.abc import Callable
-from numbers import Integral
 from typing import Any
 
 import jax.numpy as jnp
@@ -27,7 +26,7 @@ from ..objective import (
 )
 from ._binned import BinnedStart
 from ._initialise import AbstractStart, spectrum_basis_weights
-from ._solver import RESULTS, AbstractSolver, Factorisation, Problem, solve
+from ._solver import RESULTS, AbstractSolver, Factorisation, Problem, check_limits, solve
 from ._updates import Fixed
 from ._variable_projection import VariableProjectionNewton
 
@@ -121,23 +120,6 @@ def factorise(
     if throw and not out.converged:
         raise RuntimeError(RESULTS[out.result])
     return out
-
-
-def check_limits(n_phases: Any, max_steps: Any, tol: Any, max_seconds: Any) -> None:
-    """Raise `InputError` for numbers that say neither what to look for nor when to stop."""
-    check(
-        isinstance(n_phases, Integral) and int(n_phases) >= 1,
-        f"The number of phases is {n_phases}; give at least 1, as a whole number.",
-    )
-    check(
-        isinstance(max_steps, Integral) and int(max_steps) >= 0,
-        f"max_steps is {max_steps}; give a whole number that is not negative.",
-    )
-    check(not np.isnan(tol), "tol is NaN; give a number of nats such as 0.1.")
-    check(
-        max_seconds is None or not np.isnan(max_seconds),
-        "max_seconds is NaN; give a number of seconds, or None for no limit.",
-    )
 
 
 def as_fixed(values: Any, shape: tuple[int, int], name: str) -> Fixed | None:

@@ -30,9 +30,9 @@ from ._abundance_newton import AbundanceNewton
 from ._batched_passes import Passes
 from ._batched_start import one_image
 from ._binned import BinnedStart
-from ._factorise import as_fixed, check_counts, check_fixed, check_limits, check_phases, check_scale
+from ._factorise import as_fixed, check_counts, check_fixed, check_phases, check_scale
 from ._initialise import AbstractStart, GivenStart
-from ._solver import RESULTS, AbstractSolver, Problem
+from ._solver import RESULTS, AbstractSolver, Problem, check_limits
 
 
 class BatchFactorisation(eqx.Module):
@@ -97,7 +97,8 @@ def factorise_batches(
     a bound F on the objective, in which the other batches enter with what was last seen of them
     (in the first pass W waits for the last batch). The passes that follow hold W, sum up gradient
     and Hessian of the objective in W with H eliminated, and end in a step of Newton's method; a
-    step that has not lowered the objective is taken back a pass later. F never rises. With one
+    step that has not lowered the objective is taken back a pass later. F never rises but by
+    rounding. With one
     batch, `inner=1`, `warm_up=None` and `solver=AbundanceUpdate()` this is `MultiplicativeUpdate`
     step by step. Equations and sources: docs/theory/solvers.md.
 

@@ -3,6 +3,7 @@
 import abc
 import time
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any, ClassVar, Generic, TypeVar
 
 import equinox as eqx
@@ -13,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from .._arrays import as_floats, as_ints
 from .._basis import Basis
+from .._checks import check
 from .._types import Abundances, Scalar, Weights
 from ..objective import (
     AbstractConstraint,
@@ -297,6 +299,23 @@ def as_factorisation(problem, solver, state, result, seconds) -> Factorisation:
         seconds,
         float(state.remaining),
         float(state.penalty),
+    )
+
+
+def check_limits(n_phases: Any, max_steps: Any, tol: Any, max_seconds: Any) -> None:
+    """Raise `InputError` for numbers that say neither what to look for nor when to stop."""
+    check(
+        isinstance(n_phases, Integral) and int(n_phases) >= 1,
+        f"The number of phases is {n_phases}; give at least 1, as a whole number.",
+    )
+    check(
+        isinstance(max_steps, Integral) and int(max_steps) >= 0,
+        f"max_steps is {max_steps}; give a whole number that is not negative.",
+    )
+    check(not np.isnan(tol), "tol is NaN; give a number of nats such as 0.1.")
+    check(
+        max_seconds is None or not np.isnan(max_seconds),
+        "max_seconds is NaN; give a number of seconds, or None for no limit.",
     )
 
 

@@ -73,8 +73,9 @@ def run_ours(path: pathlib.Path, size: int, solver: str) -> dict:
             counts,
             stored["G"],
             stored["W0"].shape[1],
-            solver={"Newton": ej.VariableProjectionNewton(), "multiplicative": None}[solver]
-            or ej.MultiplicativeUpdate(),
+            solver=ej.VariableProjectionNewton()
+            if solver == "Newton"
+            else ej.MultiplicativeUpdate(),
             start=start,
             max_steps=ITERATIONS,
             tol=-1.0,

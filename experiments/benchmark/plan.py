@@ -26,10 +26,11 @@ class Plan:
     - `max_steps`: of such a search.
     - `counts`, `sizes`, `columns`, `phases`: the axes of scaling, around `doses[0]`, `size`, 14
         and 3.
-    - `repeats`: of every short timing.
+    - `repeats`: of every short timing. `processes`: of the first fit.
     - `stream`, `gathers`, `matrix`: floats of a stream, gathers, rows of a square matrix with
         which the machine's limits are measured.
     - `starts`, `small`: number of starts and pixels along each axis for the two precisions.
+        `shares`: of filled channels, for the two storages.
     """
 
     size: int = 128
@@ -47,11 +48,13 @@ class Plan:
     columns: tuple[int, ...] = (7, 14, 28)
     phases: tuple[int, ...] = (2, 3, 5, 8)
     repeats: int = 7
+    processes: int = 3
     stream: int = 2**25
     gathers: int = 2**22
     matrix: int = 2048
     starts: int = 10
     small: int = 64
+    shares: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
     quick: bool = False
 
 
@@ -69,10 +72,12 @@ QUICK = Plan(
     columns=(7, 14),
     phases=(2, 3),
     repeats=3,
+    processes=1,
     stream=2**22,
     gathers=2**20,
     matrix=512,
     starts=2,
     small=32,
+    shares=(0.1, 0.5),
     quick=True,
 )

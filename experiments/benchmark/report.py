@@ -9,7 +9,12 @@ from figures import digits, figure_of_programs, figure_of_scaling
 
 #: How many times faster this program should be than the others, at the lower and the higher dose.
 AIMS = {"espm, float64": (400.0, 80.0), "scikit-learn, sparse": (12.0, 20.0)}  # an iteration
-OPTIMUM_AIM, FIRST_AIM = 3000.0, 300.0  # to the optimum; with compilation
+OPTIMUM_AIM, COMPILED_AIM = 3000.0, 300.0  # to the optimum; with compilation
+PASS_AIM, KERNEL_AIM = 0.6, 1 / 3  # shares of the limit: `pixel_pass`, and every pass
+GAP_AIM = 0.1  # nats of float32 above the optimum
+FIRST_AIMS = {"no cache": 8.0, "from the cache": 2.0}  # seconds
+#: How the cost of a step should grow at most: with counts, pixels, columns and phases.
+EXPONENTS = {"multiplicative": (1, 1, 1, 1), "Newton": (1, 1, 2, 3)}
 ESPM = "espm, float64"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
@@ -115,7 +120,7 @@ def optimum(section: dict) -> Iterator[str]:
         yield (
             f"- At {image_of(dose)} {name} is {more}{digits(ratio)} times faster than {ESPM} "
             f"({aim(ratio, OPTIMUM_AIM)}), with compilation {more}{digits(whole)} times "
-            f"({aim(whole, FIRST_AIM)})."
+            f"({aim(whole, COMPILED_AIM)})."
         )
     yield (
         "- Every solver starts from the same W and H, the binned route from the same W and the "
@@ -162,6 +167,17 @@ def limits(section: dict) -> Iterator[str]:
             cells.append(digits(p["touched"] / p["seconds"] / 1e9))
         yield row(cells)
     yield ""
+    for dose in section["doses"]:
+        share = dose["passes"].get("pixel_pass", {}).get("share")
+        if share is not None:
+            met = "met" if share >= PASS_AIM else "NOT met"
+            yield (
+                f"- At {image_of(dose)} the first-order pass `pixel_pass` comes to {share:.0%} of "
+                f"its limit (aim: {PASS_AIM:.0%}, {met})."
+            )
+        low = [f"`{n}`" for n, p in dose["passes"].items() if p["share"] < KERNEL_AIM]
+        if low:
+            yield f"- At {image_of(dose)} below a third of their limit: {', '.join(low)}."
     yield (
         "- *GB/s*: the bytes of the nonzero counts and of the entries of D or H that they gather, "
         "which mostly come from a cache; a count is stored in three or four bytes."
@@ -190,6 +206,15 @@ def scaling(section: dict) -> Iterator[str]:
         yield row(cells)
     at = ", ".join(f"{v:g} {k}" for k, v in section["default"].items())
     yield ""
+    names = list(section["axes"])
+    for step, most in EXPONENTS.items():
+        found = [section["axes"][axis]["exponents"][step] for axis in names]
+        above = [f"{n} {x:.2f}" for n, x, m in zip(names, found, most, strict=True) if x > m + 0.15]
+        yield (
+            f"- The cost of a {step} step should grow at most with the powers "
+            f"{', '.join(f'{m} of {n}' for n, m in zip(names, most, strict=True))}: "
+            f"{'above that are ' + ', '.join(above) if above else 'so it does'}."
+        )
     yield f"- One at a time around {at}; an exponent of 1 is a cost in proportion."
 
 
@@ -231,6 +256,47 @@ def precision(section: dict) -> Iterator[str]:
                 ]
             )
 
+    yield ""
+    for dose in section["doses"]:
+        gaps = [start["float32"]["gap"] for start in dose["starts"]]
+        good = sum(gap <= GAP_AIM for gap in gaps)
+        met = "met" if good == len(gaps) else "NOT met"
+        yield (
+            f"- At {image_of(dose)} float32 ends within {GAP_AIM:g} nat of the optimum of float64 "
+            f"on {good} of {len(gaps)} starts ({met})."
+        )
+
+
+def storage(section: dict) -> Iterator[str]:
+    """Sparse over dense, by the share of filled channels."""
+    points = section["points"]
+    shares = [f"{p['share']:.0%} filled" for p in points]
+    yield from head(["time of sparse counts over that of dense ones", *shares])
+    for name in points[0]["ratios"]:
+        yield row([f"`{name}`", *(f"{p['ratios'][name]:.2f}" for p in points)])
+    yield ""
+    yield (
+        f"- {section['pixels']} pixels, {section['channels']} channels, {section['phases']} phases."
+    )
+
+
+def first(section: dict) -> Iterator[str]:
+    """Seconds of a new process."""
+    parts = list(section["rows"]["no cache"])
+    yield from head(["seconds of a new process", *parts])
+    for kind, found in section["rows"].items():
+        yield row([kind, *(digits(found[part]) for part in parts)])
+    yield ""
+    for kind, most in FIRST_AIMS.items():
+        found = section["rows"][kind]["import and fit"]
+        met = "met" if found < most else "NOT met"
+        yield f"- Import and first fit, {kind}: {found:.1f} s (aim: less than {most:g} s, {met})."
+    size = section["size"]
+    yield (
+        f"- {size} × {size} pixels, {section['channels']} channels, "
+        f"{section['counts per pixel']:g} counts per pixel; the table needs xarray and pandas."
+    )
+
 
 SECTIONS = {
     "iterations": ("Time per iteration", iterations),
@@ -239,6 +305,8 @@ SECTIONS = {
     "scaling": ("Scaling", scaling),
     "memory": ("Memory", memory),
     "precision": ("float32 and float64", precision),
+    "storage": ("Sparse and dense counts", storage),
+    "first": ("The first fit of a process", first),
 }
 
 

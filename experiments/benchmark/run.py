@@ -3,8 +3,9 @@
     python experiments/benchmark/run.py [--quick] [--only SECTION ...] [--without-espm]
 
 Sections, in this order: `iterations` (`programs.py`), `optimum` (`to_optimum.py`), `limits`,
-`scaling`, `memory` and `precision` (modules of the same names, whose docstrings say what is
-measured and how). `--only` runs some of them and puts their results among those of `results.json`.
+`scaling`, `memory`, `precision`, `storage` and `first` (modules of the same names, whose docstrings
+say what is measured and how). `--only` runs some of them and puts their results among those of
+`results.json`.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import jax
 import numpy as np
 import sklearn
 from espm_program import ESPM, EspmWorker, espm_python
+from first import first
 from limits import limits
 from memory import memory
 from plan import FULL, QUICK, Plan
@@ -29,6 +31,7 @@ from programs import iterations
 from report import SECTIONS, lines, write
 from scaling import scaling
 from scene import Scenes
+from storage import storage
 from to_optimum import to_optimum
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -75,7 +78,7 @@ def run(plan: Plan, names: list[str], python: pathlib.Path | None) -> dict:
     """The sections, each with its machine, its wall-clock and an identifier of the run."""
     results = {}
     number = datetime.datetime.now().isoformat(timespec="seconds")
-    first = time.perf_counter()
+    whole = time.perf_counter()
     worker = None if python is None else EspmWorker(python)
     info = machine(worker)
     info["busy"] = info["load before"] > 0.5 * info["cores usable"]
@@ -88,6 +91,8 @@ def run(plan: Plan, names: list[str], python: pathlib.Path | None) -> dict:
             "scaling": lambda: scaling(plan),
             "memory": lambda: peaks(scenes, plan, python),
             "precision": lambda: precision(scenes, plan),
+            "storage": lambda: storage(plan),
+            "first": lambda: first(plan.processes),
         }
         for name in names:
             print(f"{name} ...", flush=True)
@@ -97,7 +102,7 @@ def run(plan: Plan, names: list[str], python: pathlib.Path | None) -> dict:
             about = {"seconds": took, "run": number, "quick": plan.quick, "machine": info}
             results[name] = section | about
             print(f"{name}: {took:.0f} s", flush=True)
-    print(f"all: {time.perf_counter() - first:.0f} s", flush=True)
+    print(f"all: {time.perf_counter() - whole:.0f} s", flush=True)
     if worker is not None:
         worker.close()
     return results
