@@ -276,7 +276,7 @@ def test_a_time_limit_is_told(example):
         tol=-1.0,
         max_seconds=1e-9,
     )
-    assert solution.dataset.attrs["n_steps"] == 20  # a fiftieth
+    assert solution.dataset.attrs["n_steps"] == 10  # the first look
     assert "time limit" in solution.result
     assert any("time limit" in sentence for sentence in solution.warnings)
     assert json.loads(solution.dataset.attrs["settings"])["max_seconds"] == 1e-9

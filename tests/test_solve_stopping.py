@@ -157,10 +157,10 @@ def test_plain_updates_in_the_place_of_newton_steps_are_not_believed_early():
 @pytest.mark.parametrize(
     ("believed", "won", "before", "won_before", "least"),
     [
-        (0.01, 3.0, 2.0, 50.0, 2.0),  # the step before believed in more
+        (0.01, 0.012, 2.0, 50.0, 2.0),  # the step before believed in more
         (0.01, 0.9, 0.01, 1.0, 8.0),  # wins that hardly shrink: 0.9 * 0.9 / 0.1
         (0.01, 0.9, 0.01, 100.0, 0.9),  # it won more than it promised
-        (0.01, 0.012, 0.02, 1.0, 0.02),
+        (0.01, 0.012, 0.02, 1.0, 0.02),  # as promised
         (0.01, 0.012, np.inf, np.inf, np.inf),  # there was none before
     ],
 )
