@@ -73,14 +73,14 @@ def load_batches(path: str | os.PathLike, rows: int, **options: Any) -> FileBatc
     check("region" not in options, "A file is read as a whole in batches; leave region out.")
     factor = options.get("bin", 1)
     check(
-        isinstance(factor, Integral) and factor >= 1,
+        isinstance(factor, Integral) and int(factor) >= 1,
         f"The bin factor is {factor}; give a whole number of at least 1.",
     )
     check(
-        isinstance(rows, Integral) and rows >= 1 and rows % factor == 0,
+        isinstance(rows, Integral) and int(rows) >= 1 and int(rows) % int(factor) == 0,
         f"A batch of {rows} rows cannot be read with bin {factor}; give a positive multiple of it.",
     )
     with opened(path, options.get("signal"), options.get("lazy")) as (eds, _, _):
         shape = eds.scan_shape
-    check_bin(factor, shape)
-    return FileBatches(path, (int(shape[0]), int(shape[1])), rows, options)
+    check_bin(int(factor), shape)
+    return FileBatches(path, (int(shape[0]), int(shape[1])), int(rows), options)
