@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .objective import LaplacianSmoothness as LaplacianSmoothness
     from .objective import LogSparsity as LogSparsity
     from .objective import NoRegulariser as NoRegulariser
+    from .objective import RegionalSparsity as RegionalSparsity
     from .objective import SparseCounts as SparseCounts
     from .objective import SumOf as SumOf
     from .objective import SumToOneAbundances as SumToOneAbundances
@@ -128,6 +129,7 @@ _NAMES = {
         "LaplacianSmoothness",
         "LogSparsity",
         "NoRegulariser",
+        "RegionalSparsity",
         "SparseCounts",
         "SumOf",
         "SumToOneAbundances",

@@ -1,6 +1,5 @@
 """How many steps the binned fit may take, and what is said when they are too few."""
 
-import jax
 import numpy as np
 import pytest
 
@@ -28,6 +27,8 @@ def test_more_steps_reach_the_binned_fit(problem, monkeypatch, coarse_steps, pol
     image, model = problem
     solver = ej.CoarseToFine(
         factor=2,
+        purity=1.0,
+        absent_below=(),
         starts=(ej.RandomStart(),),
         solver=ej.MultiplicativeUpdate(),
         fine_solver=ej.AbundanceUpdate(),
@@ -35,7 +36,8 @@ def test_more_steps_reach_the_binned_fit(problem, monkeypatch, coarse_steps, pol
         coarse_steps=coarse_steps,
     )
     # a tolerance that nothing can meet
-    solution = ej.fit(image, model, 2, solver=solver, max_steps=30, tol=-1.0, key=jax.random.key(0))
+    options = {"max_steps": 30, "tol": -1.0, "regulariser": ej.NoRegulariser()}
+    solution = ej.fit(image, model, 2, solver=solver, **options)
     assert int(solution.dataset["coarse_steps"].values[-1]) == 10 + polish
     assert not solution.converged
     expected = f"did not converge in {10 + polish} steps; raise {raise_what} above that."

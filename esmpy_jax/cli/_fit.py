@@ -230,7 +230,6 @@ def _fit_options(
 ) -> dict[str, Any]:
     """Arguments of `fit`; refuses what contradicts itself."""
     from .. import inference, objective, solve
-    from ..inference._fit import SMOOTHNESS
 
     strengths = {
         "--smoothness": smoothness,
@@ -273,11 +272,9 @@ def _fit_options(
     if start is not None:
         options["start"] = starts[start]()
     if any(value is not None for value in strengths.values()):
-        default = SMOOTHNESS if coarse and constraint not in ("none", "weights") else 0.0
-        strength = default if smoothness is None else smoothness
         terms: list[Any] = []
-        if strength > 0:
-            terms.append(objective.LaplacianSmoothness(strength))
+        if smoothness:
+            terms.append(objective.LaplacianSmoothness(smoothness))
         if sparsity:
             terms.append(objective.LogSparsity(sparsity))
         if total_variation:

@@ -1,11 +1,11 @@
 """Coarse to fine: spectra from the binned image, maps at full resolution."""
 
-import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax.random as jr
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
@@ -15,30 +15,50 @@ from ..objective import (
     AbstractConstraint,
     AbstractCounts,
     AbstractRegulariser,
-    LogSparsity,
     NoRegulariser,
     SumToOneAbundances,
     SumToOneShares,
-    Unconstrained,
     bin_counts,
     relative_to_counts,
+    thin,
 )
 from ..solve import (
-    RESULTS,
     AbstractSolver,
     AbstractStart,
     AbundanceNewton,
     Factorisation,
     GivenStart,
+    RandomStart,
     VariableProjectionNewton,
     VertexStart,
     choose_factor,
-    factorise,
     upsample,
 )
+from ._choices import (
+    Choices,
+    Job,
+    Judged,
+    Parts,
+    above_lowest,
+    again,
+    at_full_resolution,
+    best_of,
+    continued,
+    floored,
+    purity_penalty,
+    refit,
+    smoothing,
+    try_absent,
+    try_bins,
+    try_smoothness,
+)
+from ._held_out import within_error
 
 #: Most steps of the binned fit, unless more are asked for.
 COARSE_STEPS = 5000
+
+#: Smoothness with which the search begins, over the root of the counts per pixel.
+_FIRST_SMOOTHNESS = 1.0
 
 
 class CoarseToFine(eqx.Module):
@@ -46,33 +66,52 @@ class CoarseToFine(eqx.Module):
 
     At few counts per pixel the joint likelihood has many optima and brings as many unknowns with
     every pixel as it can carry. Binning makes W well determined; with W held the problem for H is
-    convex, and a smoothness prior may be used without bending the spectra.
+    convex, and a smoothness prior may be used without bending the spectra. Where no pixel is pure,
+    the counts alone leave a range of mixtures; a penalty on small shares (purity) picks its purest
+    end.
 
-    - `factor`: pixels per bin along each axis; `None` takes the smallest power of two that puts
-        `counts_per_bin` counts in a bin and makes at most `max_bins` of them, while at least 8
-        bins are left along each axis.
+    What is `None` is chosen by counts that the fit has not seen: of each recorded photon it is
+    drawn whether it belongs to them, with the probability `held_out`; fits to the others predict
+    them (`held_out_losses`); and the last fit is one to all counts. Constraints other than sums of
+    one over the phases have neither purity nor choices.
+
+    - `factor`: pixels per bin along each axis. `None` compares the smallest power of two that puts
+        `counts_per_bin` counts in a bin and makes at most `max_bins` of them with bins twice as
+        large, and smaller ones while they clearly win. At least 8 bins are left along each axis.
+    - `purity`: strength of half `LogSparsity` and half `RegionalSparsity` on the bins' shares.
+        `None` takes the least of `purities` that is as good as the best (within one standard
+        error). 0 switches it off.
+    - `absent_below`: phases whose share of a bin is below this in the maps are taken as absent
+        there, and W is fitted again; several values are compared, with each other and with 0.
     - `starts`: of the binned fit; each is given `trial_steps`, and the one with the lowest
         objective goes on.
-    - `purity`: weight of `sum(log(1 + h / 0.05))` in the binned fit. Where no pixel is pure, the
-        counts alone leave a range of mixtures; this picks its purest end. 0 switches it off, and
-        so does any constraint other than shares that sum to one.
     - `solver`: of the binned fit; `fine_solver`: of the maps, one that holds W.
     - `coarse_steps`: of the binned fit, its most steps after the trials, counted apart
         from those at full resolution; `None` takes 5000, or `max_steps` where that is more.
+    - `max_pixels`: a larger image compares its maps in a part of it.
     """
 
     factor: int | None = None
     counts_per_bin: float = 1000.0
     max_bins: int = 2048
-    starts: tuple[AbstractStart, ...] = (VertexStart(1.0), VertexStart(1.5), VertexStart(2.0))
-    purity: float = 0.3
+    starts: tuple[AbstractStart, ...] = (
+        VertexStart(1.0),
+        VertexStart(1.5),
+        VertexStart(2.0),
+        RandomStart(),
+    )
+    purity: float | None = None
+    purities: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+    absent_below: tuple[float, ...] = (0.02, 0.05)
+    held_out: float = 0.2
     solver: AbstractSolver = VariableProjectionNewton()
     fine_solver: AbstractSolver = AbundanceNewton()
     trial_steps: int = 300
     coarse_steps: int | None = None
+    max_pixels: int = 32768
 
     def bin_factor(self, counts: AbstractCounts) -> int:
-        """The factor used for an image."""
+        """The smallest factor that is tried, unless smaller bins turn out to be better."""
         return choose_factor(counts, self.factor, self.counts_per_bin, self.max_bins)
 
     def __call__(
@@ -82,89 +121,145 @@ class CoarseToFine(eqx.Module):
         n_phases: int,
         *,
         constraint: AbstractConstraint,
-        regulariser: AbstractRegulariser,
+        regulariser: AbstractRegulariser | None,
         fixed_weights: Any,
         key: PRNGKeyArray,
         max_steps: int,
         tol: float,
         max_seconds: float | None,
         progress: Callable[[int, int, float], None] | None,
-    ) -> tuple[Factorisation, Factorisation]:
-        """The fits of the binned and of the full image, both with the same W.
+    ) -> tuple[Factorisation, Factorisation, Choices | None]:
+        """The fits of the binned and of the full image, both with the same W, and the choices.
+
+        - `regulariser`: of the maps; `None` finds the strength of a `TotalVariation`.
 
         Raises `RuntimeError` when no start leads to finite values.
         """
+        self._check()
+        steps = max(COARSE_STEPS, max_steps) if self.coarse_steps is None else self.coarse_steps
+        ends = None if max_seconds is None else time.perf_counter() + max_seconds
+        shares = isinstance(constraint, SumToOneShares)
+        summed = shares or isinstance(constraint, SumToOneAbundances)
+        thinned, choosing = jr.split(key)
+        job = Job(
+            basis,
+            n_phases,
+            SumToOneAbundances() if shares else constraint,
+            fixed_weights,
+            choosing,
+            self.solver,
+            self.fine_solver,
+            tol,
+            max_steps,
+            ends,
+            progress,
+        )
+        # before binning, so that W means counts per pixel in both fits
+        relative = relative_to_counts if shares else lambda c: c
+        whole = relative(counts)
+        settled = None not in (self.factor, self.purity, regulariser) and not self.absent_below
+        if not summed or n_phases == 1 or settled:
+            penalty = purity_penalty(self.purity or 0.0) if summed else NoRegulariser()
+            given = NoRegulariser() if regulariser is None else regulariser
+            return (*self._plain(job, whole, penalty, given, steps), None)
+
+        purities = self.purities if self.purity is None else (self.purity,)
+        train, test = thin(counts, 1 - self.held_out, thinned)
+        parts = Parts(relative(train), test)
+        found, factors = self._searched(job, parts, purities, regulariser, steps)
+        absent, absents = 0.0, ()
+        if max(self.absent_below, default=0.0) > 0:
+            absent, absents = try_absent(job, parts, found, self.absent_below, steps, regulariser)
+        scale = 1 / np.sqrt(1 - self.held_out)
+        smoothness = None if found.smoothness is None else scale * found.smoothness
+        choices = Choices(
+            found.factor,
+            found.purity,
+            smoothness,
+            absent,
+            found.starts,
+            factors,
+            found.purities,
+            tuple((scale * v, x) for v, x in found.smoothnesses),
+            absents,
+        )
+        return (*self._fitted(job, whole, found, choices, regulariser, steps), choices)
+
+    def _check(self):
         check(len(self.starts) > 0, "CoarseToFine needs at least one start.")
         check(
             self.fine_solver.holds_weights,
             "The fine solver of CoarseToFine has to hold W, as AbundanceNewton does.",
         )
-        if isinstance(constraint, SumToOneShares):
-            # before binning, so that W means counts per pixel in both fits
-            counts, constraint = relative_to_counts(counts), SumToOneAbundances()
+        check(
+            0 < self.held_out < 1,
+            f"CoarseToFine.held_out is {self.held_out}; give a share between 0 and 1, such as 0.2.",
+        )
+        check(
+            self.purity is not None or len(self.purities) > 0,
+            "CoarseToFine needs a purity or some to compare.",
+        )
+
+    def _searched(self, job, parts, purities, regulariser, steps):
+        """The candidate with the largest bins that do not lose, and the losses of all sizes."""
+        smallest = self.bin_factor(parts.train)
+        axes = [s for s in parts.train.scan_shape if s > 1] or [1]
+        larger = self.factor is None and min(axes) // (2 * smallest) >= 8
+        factor = 2 * smallest if larger else smallest
+        first = _FIRST_SMOOTHNESS * np.sqrt(max(parts.train.total / parts.train.n_pixels, 1e-9))
+        tried: list[Judged] = []
+        while True:
+            coarser = tried[-1] if tried else None
+            found = try_bins(
+                job, parts, factor, purities, self.starts, self.trial_steps, steps, coarser
+            )
+            if not tried:
+                maps = at_full_resolution(found.fit, parts.train.scan_shape, factor)
+                parts = parts.windowed(maps, self.max_pixels)
+            found = try_smoothness(job, parts, found, first, regulariser)
+            first = first if found.smoothness is None else found.smoothness
+            tried.append(found)
+            losses = [c.losses for c in tried]
+            bins = np.prod([-(-s // max(factor // 2, 1)) for s in axes])
+            won = len(tried) == 1 or within_error(losses) == len(tried) - 1
+            if factor == 1 or bins > self.max_bins or self.factor or not won or job.is_late:
+                break
+            factor //= 2
+        sums = above_lowest([c.factor for c in tried], losses)
+        return tried[within_error(losses)], sums
+
+    def _fitted(self, job, whole, found, choices, regulariser, steps):
+        """The fits to all counts with what was chosen."""
+        if regulariser is None:
+            regulariser = smoothing(choices.smoothness)
+        binned = bin_counts(whole, choices.factor)
+        scale = 1 / (1 - self.held_out)
+        penalty = purity_penalty(choices.purity)
+        coarse = best_of([job.binned(binned, again(found.fit, scale), penalty, steps)])
+        start = at_full_resolution(coarse, whole.scan_shape, choices.factor, 0.01)
+        fine = job.maps(whole, coarse, start, regulariser)
+        if choices.absent_below > 0:
+            coarse = refit(
+                job,
+                coarse,
+                binned,
+                fine.abundances,
+                whole,
+                choices.factor,
+                choices.purity,
+                choices.absent_below,
+                steps,
+            )
+            fine = job.maps(whole, coarse, floored(fine.abundances), regulariser)
+        return coarse, fine
+
+    def _plain(self, job, counts, penalty, regulariser, steps):
+        """Without choices."""
         factor = self.bin_factor(counts)
         binned = bin_counts(counts, factor)
-
-        began = time.perf_counter()
-
-        def left():
-            spent = time.perf_counter() - began
-            return None if max_seconds is None else max(max_seconds - spent, 0.0)
-
-        shares = isinstance(constraint, SumToOneAbundances)
-        purity = LogSparsity(self.purity) if shares and self.purity > 0 else NoRegulariser()
-
-        def fit(start, steps):
-            return factorise(
-                binned,
-                basis,
-                n_phases,
-                solver=self.solver,
-                start=start,
-                constraint=constraint,
-                regulariser=purity,
-                fixed_weights=fixed_weights,
-                key=key,
-                max_steps=steps,
-                tol=tol,
-                max_seconds=left(),
-                basis_rounds=30,
-                progress=progress,
-            )
-
-        trials = [fit(start, self.trial_steps) for start in self.starts]
-        best = min(trials, key=lambda t: t.nll if np.isfinite(t.nll) else np.inf)
-        if best.result == RESULTS.nonfinite:
-            raise RuntimeError(RESULTS[RESULTS.nonfinite])
-        if not best.converged:
-            steps = max(COARSE_STEPS, max_steps) if self.coarse_steps is None else self.coarse_steps
-            polished = fit(GivenStart(best.weights, best.abundances), steps)
-            best = _continued(best, polished)
-        maps = upsample(best.abundances, binned.scan_shape, counts.scan_shape, factor, 0.01)
-        fine = factorise(
-            counts,
-            best.basis,
-            n_phases,
-            solver=self.fine_solver,
-            start=GivenStart(best.weights, maps),
-            # W is held, so a constraint on it has nothing more to say
-            constraint=constraint if shares else Unconstrained(),
-            regulariser=regulariser,
-            fixed_weights=best.weights,
-            max_steps=max_steps,
-            tol=tol,
-            max_seconds=left(),
-            progress=progress,
-        )
-        return best, fine
-
-
-def _continued(first: Factorisation, then: Factorisation) -> Factorisation:
-    """The second of two fits, of which it went on from the first, with the trace of both."""
-    return dataclasses.replace(
-        then,
-        nll_steps=np.concatenate([first.nll_steps, then.nll_steps[1:] + first.steps]),
-        nll_trace=np.concatenate([first.nll_trace, then.nll_trace[1:]]),
-        steps=first.steps + then.steps,
-        seconds=first.seconds + then.seconds,
-    )
+        coarse = best_of([job.binned(binned, s, penalty, self.trial_steps) for s in self.starts])
+        if not coarse.converged:
+            start = GivenStart(coarse.weights, coarse.abundances)
+            coarse = continued(coarse, job.binned(binned, start, penalty, steps))
+        start = upsample(coarse.abundances, binned.scan_shape, counts.scan_shape, factor, 0.01)
+        return coarse, job.maps(counts, coarse, start, regulariser)

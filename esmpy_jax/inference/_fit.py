@@ -1,5 +1,6 @@
 """`fit`: an image and a model in, a `Solution` out."""
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +17,6 @@ from ..model import EDSModel
 from ..objective import (
     AbstractConstraint,
     AbstractRegulariser,
-    LaplacianSmoothness,
     NoRegulariser,
     SumOf,
     SumToOneAbundances,
@@ -41,9 +41,6 @@ from ._image import Provenance, SpectrumImage
 from ._quantify import phase_composition
 from ._solution import SCHEMA, Parts, Solution, column_record
 from ._warnings import ending, in_words, of_convergence, of_inputs, of_misfit, of_phases
-
-#: Default smoothness: shares of neighbouring pixels differ by 1 / sqrt(25) = 0.2, a third by more.
-SMOOTHNESS = 25.0
 
 #: Share of a phase's counts in lines of the sample's elements, at and below which it has no atoms.
 BARREN = 1e-6
@@ -72,9 +69,10 @@ def fit(
 
     The counts are Poisson with mean G W H. By default W comes from the image binned in space and
     H from the full image with W held (`CoarseToFine`); the shares of a pixel sum to one with each
-    pixel as bright as its own counts (`SumToOneShares`) and are smooth
-    (`LaplacianSmoothness(25)`). With another solver W and H are fitted together from `start`
-    (`BinnedStart()` by default), without constraint and regulariser unless given.
+    pixel as bright as its own counts (`SumToOneShares`) and are smooth with sharp borders
+    (`TotalVariation`), all as strongly as counts that were held out ask for. With another solver
+    W and H are fitted together from `start` (`BinnedStart()` by default), without constraint and
+    regulariser unless given.
 
     A model with self-absorption gives each phase its own G, which follows that phase's W.
 
@@ -111,10 +109,7 @@ def fit(
             "solver=VariableProjectionNewton() with a start or fixed_abundances.",
         )
         constraint = SumToOneShares() if constraint is None else constraint
-        if regulariser is None:
-            shares = isinstance(constraint, SumToOneAbundances | SumToOneShares)
-            regulariser = LaplacianSmoothness(SMOOTHNESS) if shares else NoRegulariser()
-        judged, fine = solver(
+        judged, fine, choices = solver(
             image.counts,
             basis,
             n_phases,
@@ -128,6 +123,7 @@ def fit(
             progress=progress,
         )
     else:
+        choices = None
         constraint = Unconstrained() if constraint is None else constraint
         regulariser = NoRegulariser() if regulariser is None else regulariser
         if start is None:
@@ -157,7 +153,8 @@ def fit(
         "solver": _solvers(solver),
         "start": repr(start),
         "constraint": type(constraint).__name__,
-        "regulariser": _words(regulariser),
+        "regulariser": _words(fine.problem.regulariser),
+        "choices": None if choices is None else dataclasses.asdict(choices),
         "max_steps": max_steps,
         "tol": tol,
         "max_seconds": max_seconds,

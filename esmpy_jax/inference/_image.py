@@ -239,6 +239,27 @@ def check_bin(factor: int, scan_shape: tuple[int, int]) -> None:
     )
 
 
+def select_window(counts: AbstractCounts, window: tuple[slice, ...]) -> AbstractCounts:
+    """The counts of the pixels in a window of the scan, in the same storage."""
+    inside = np.zeros(counts.scan_shape, bool)
+    inside[window] = True
+    inside = inside.ravel()
+    place = np.cumsum(inside) - 1
+    pixel, channel, value = counts.to_coo()
+    keep = inside[pixel]
+    exposure = counts.exposure
+    sizes = (w.indices(s) for w, s in zip(window, counts.scan_shape, strict=True))
+    return counts_from_coo(
+        place[pixel[keep]],
+        channel[keep],
+        value[keep],
+        scan_shape=tuple(len(range(*size)) for size in sizes),
+        n_channels=counts.n_channels,
+        storage="sparse" if counts.is_sparse else "dense",
+        exposure=None if exposure is None else np.asarray(exposure).ravel()[inside],
+    )
+
+
 def _select(
     counts: AbstractCounts, region: tuple[int, int, int, int], channels: slice
 ) -> AbstractCounts:

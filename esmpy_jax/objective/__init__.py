@@ -21,7 +21,6 @@ from ._likelihood import poisson_deviance as poisson_deviance
 from ._likelihood import poisson_nll as poisson_nll
 from ._regularisers import AbstractRegulariser as AbstractRegulariser
 from ._regularisers import LaplacianSmoothness as LaplacianSmoothness
-from ._regularisers import LogSparsity as LogSparsity
 from ._regularisers import NoRegulariser as NoRegulariser
 from ._regularisers import SumOf as SumOf
 from ._resample import Places as Places
@@ -29,4 +28,6 @@ from ._resample import find_places as find_places
 from ._resample import resample as resample
 from ._resample import thin as thin
 from ._sparse import SparseCounts as SparseCounts
+from ._sparsity import LogSparsity as LogSparsity
+from ._sparsity import RegionalSparsity as RegionalSparsity
 from ._total_variation import TotalVariation as TotalVariation

@@ -66,6 +66,11 @@ class AbstractRegulariser(eqx.Module):
         return True
 
     @property
+    def couples_curvature(self) -> bool:
+        """Whether `curvature` depends on several pixels, so that they are better moved together."""
+        return self.couples_pixels
+
+    @property
     def is_convex(self) -> bool:
         """Whether the penalty has a single valley."""
         return True
@@ -91,40 +96,6 @@ class NoRegulariser(AbstractRegulariser):
 
     def surrogate(self, maps):
         return jnp.zeros_like(maps), jnp.zeros_like(maps)
-
-    def curvature(self, maps, direction):
-        return jnp.zeros_like(direction)
-
-
-class LogSparsity(AbstractRegulariser):
-    """`strength * sum(log(1 + H / epsilon))`: few phases in each pixel.
-
-    Concave, so its tangent lies above it: `a = 0`, `b = strength / (H + epsilon)`, no curvature.
-    """
-
-    strength: Scalar = eqx.field(converter=as_scalar)
-    epsilon: Scalar = eqx.field(default=0.05, converter=as_scalar)
-
-    def __check_init__(self):
-        check_positive(self.strength, "LogSparsity.strength", zero_allowed=True)
-        check_positive(self.epsilon, "LogSparsity.epsilon")
-
-    @property
-    def couples_pixels(self):
-        return False
-
-    @property
-    def is_convex(self):
-        return False
-
-    def value(self, maps):
-        return self.strength * jnp.log1p(maps / self.epsilon).sum()
-
-    def gradient_split(self, maps):
-        return self.strength / (maps + self.epsilon), jnp.zeros_like(maps)
-
-    def surrogate(self, maps):
-        return jnp.zeros_like(maps), self.strength / (maps + self.epsilon)
 
     def curvature(self, maps, direction):
         return jnp.zeros_like(direction)
@@ -169,6 +140,10 @@ class SumOf(AbstractRegulariser):
     @property
     def couples_pixels(self):
         return any(t.couples_pixels for t in self.terms)
+
+    @property
+    def couples_curvature(self):
+        return any(t.couples_curvature for t in self.terms)
 
     @property
     def is_convex(self):

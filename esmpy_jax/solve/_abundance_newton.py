@@ -126,7 +126,7 @@ def _moved(problem, endmembers, abundances, model, second, best):
     tau = problem.counts.steepest_drop(endmembers, abundances, change)
     share = jnp.where(tau <= 0.5, 1.0, 1.0 / (1.0 + tau))[None, :]
     safe = jnp.where(share == 1, best, abundances + share * change)
-    if not problem.regulariser.couples_pixels:
+    if not problem.regulariser.couples_curvature:
         return safe, model.decrease(change).sum()
     return _coupled(problem, endmembers, abundances, model, second, best, safe)
 

@@ -57,7 +57,8 @@ def factorise(
         a G that follows W (self-absorption). It is called with `None` first, then with W at most
         `basis_rounds` times, between which the steps are divided, until the fit has converged
         with a G of which no column moves any more by over 1e-4 of its sum.
-    - `fixed_weights`, `fixed_abundances`: arrays of the shape of W and H with NaN where free.
+    - `fixed_weights`, `fixed_abundances`: arrays of the shape of W and H with NaN where free, or
+        `Fixed`.
     - `key`: for random starts; `jax.random.key(0)` by default.
     - `max_steps`, `tol`, `max_seconds`: see `solve`; steps and time of all rounds together.
     - `throw`: raise `RuntimeError` with the `RESULTS` sentence unless the fit converged.
@@ -123,9 +124,18 @@ def factorise(
 
 
 def as_fixed(values: Any, shape: tuple[int, int], name: str) -> Fixed | None:
-    """`Fixed` from an array with NaN where free; `None` where nothing is fixed."""
+    """`Fixed` from an array with NaN where free; `None` where nothing is fixed.
+
+    A `Fixed` stays what it is, even where its mask is empty: one compiled program then serves both.
+    """
     if values is None:
         return None
+    if isinstance(values, Fixed):
+        check(
+            values.mask.shape == shape,
+            f"{name} has shape {values.mask.shape}; it must be {shape}.",
+        )
+        return values
     array = np.asarray(values, float)
     check(
         array.shape == shape,

@@ -1,0 +1,460 @@
+"""Bin size, purity, smoothness and absent phases, chosen by counts that the fit has not seen."""
+
+import dataclasses
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, PRNGKeyArray
+
+from .._arrays import as_floats
+from .._basis import Basis
+from .._types import Abundances
+from ..objective import (
+    AbstractConstraint,
+    AbstractCounts,
+    AbstractRegulariser,
+    LogSparsity,
+    NoRegulariser,
+    RegionalSparsity,
+    SumOf,
+    SumToOneAbundances,
+    TotalVariation,
+    Unconstrained,
+    bin_counts,
+)
+from ..solve import (
+    RESULTS,
+    AbstractSolver,
+    AbstractStart,
+    Factorisation,
+    Fixed,
+    GivenStart,
+    factorise,
+    upsample,
+)
+from ._held_out import difference, held_out_losses, within_error
+from ._image import select_window
+
+#: A value and its held-out loss in nats above the lowest, of each that was tried.
+Tried = tuple[tuple[float, float], ...]
+
+#: Shares below this are small for the purity penalty.
+SMALL_SHARE = 0.05
+
+#: Steps of the maps well below this cost like a Laplacian, others in proportion to their height.
+SMALL_STEP = 0.01
+
+#: Least share of a phase with which a fit of the maps begins.
+_FLOOR = 0.01
+
+#: Search for the strength of the smoothness: it is multiplied or divided by this.
+_RATIO = float(np.sqrt(2))
+
+#: Least and largest smoothness that are tried, over the root of the counts per pixel.
+_LEAST, _MOST = 0.1, 16.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """What the held-out counts decided, and by how much.
+
+    - `factor`, `purity`, `smoothness`, `absent_below`: see `CoarseToFine`; `smoothness` is `None`
+        where the regulariser was given.
+    - `starts`: objective in nats that each start of the binned fit came to, at that bin size.
+    - `factors`, `purities`, `smoothnesses`, `absents`: value and held-out loss of each that was
+        tried, in nats above the lowest, the last three at that bin size.
+    """
+
+    factor: int
+    purity: float
+    smoothness: float | None
+    absent_below: float
+    starts: tuple[float, ...]
+    factors: Tried = ()
+    purities: Tried = ()
+    smoothnesses: Tried = ()
+    absents: Tried = ()
+
+    @property
+    def agreeing_starts(self) -> int:
+        """How many of the starts came within one nat of the best."""
+        return int((np.asarray(self.starts) <= min(self.starts) + 1).sum())
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What all fits of one image have in common."""
+
+    basis: Basis | Callable[[Any], Basis]
+    n_phases: int
+    constraint: AbstractConstraint
+    fixed_weights: Any
+    key: PRNGKeyArray
+    solver: AbstractSolver
+    fine_solver: AbstractSolver
+    tol: float
+    max_steps: int
+    ends: float | None
+    progress: Callable[[int, int, float], None] | None
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that are left."""
+        return None if self.ends is None else max(self.ends - time.perf_counter(), 0.0)
+
+    @property
+    def is_late(self) -> bool:
+        """Whether no time is left."""
+        return self.left == 0.0
+
+    def binned(
+        self,
+        counts: AbstractCounts,
+        start: AbstractStart,
+        penalty: AbstractRegulariser,
+        max_steps: int,
+        absent: np.ndarray | None = None,
+    ) -> Factorisation:
+        """W and H of the binned counts."""
+        shape = self.n_phases, counts.n_pixels
+        mask = np.zeros(shape, bool) if absent is None else absent
+        return factorise(
+            counts,
+            self.basis,
+            self.n_phases,
+            solver=self.solver,
+            start=start,
+            constraint=self.constraint,
+            regulariser=penalty,
+            fixed_weights=self.fixed_weights,
+            # an empty mask shares the program of others
+            fixed_abundances=Fixed(jnp.asarray(mask), jnp.zeros(shape)),
+            key=self.key,
+            max_steps=max_steps,
+            tol=self.tol,
+            max_seconds=self.left,
+            basis_rounds=30,
+            progress=self.progress,
+        )
+
+    def maps(
+        self,
+        counts: AbstractCounts,
+        fit: Factorisation,
+        start: Abundances,
+        regulariser: AbstractRegulariser,
+    ) -> Factorisation:
+        """H at full resolution with the W of a fit."""
+        return factorise(
+            counts,
+            fit.basis,
+            self.n_phases,
+            solver=self.fine_solver,
+            start=GivenStart(fit.weights, start),
+            # W is held, so a constraint on it has nothing more to say
+            constraint=self.constraint
+            if isinstance(self.constraint, SumToOneAbundances)
+            else Unconstrained(),
+            regulariser=regulariser,
+            fixed_weights=fit.weights,
+            max_steps=self.max_steps,
+            tol=self.tol,
+            max_seconds=self.left,
+            progress=self.progress,
+        )
+
+
+def purity_penalty(strength: float) -> AbstractRegulariser:
+    """Half of the strength on each bin's own shares, half on those of its surroundings."""
+    each = 0.5 * strength
+    return SumOf((LogSparsity(each, SMALL_SHARE), RegionalSparsity(each, SMALL_SHARE)))
+
+
+def again(fit: Factorisation, scale: float = 1.0) -> GivenStart:
+    """The factors of a fit as a start, W times `scale`, no share excluded."""
+    shares = jnp.maximum(fit.abundances, 1e-3)
+    return GivenStart(fit.weights * scale, shares / shares.sum(0, keepdims=True))
+
+
+def continued(first: Factorisation, then: Factorisation) -> Factorisation:
+    """The second of two fits, of which it went on from the first, with the trace of both."""
+    return dataclasses.replace(
+        then,
+        nll_steps=np.concatenate([first.nll_steps, then.nll_steps[1:] + first.steps]),
+        nll_trace=np.concatenate([first.nll_trace, then.nll_trace[1:]]),
+        steps=first.steps + then.steps,
+        seconds=first.seconds + then.seconds,
+    )
+
+
+def best_of(fits: Sequence[Factorisation]) -> Factorisation:
+    """The fit with the lowest objective. Raises `RuntimeError` when none is finite."""
+    best = min(fits, key=lambda f: f.nll if np.isfinite(f.nll) else np.inf)
+    if best.result == RESULTS.nonfinite:
+        raise RuntimeError(RESULTS[RESULTS.nonfinite])
+    return best
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """The counts that are fitted and those that judge, as whole images and in a window of them.
+
+    Maps are compared in the window, which keeps a search in a large image affordable.
+    """
+
+    train: AbstractCounts
+    test: AbstractCounts
+    window: tuple[slice, ...] | None = None
+    train_window: AbstractCounts | None = None
+    test_window: AbstractCounts | None = None
+
+    def windowed(self, maps: Abundances, max_pixels: int) -> "Parts":
+        """With the window of at most `max_pixels` in which the maps differ most."""
+        shape = self.train.scan_shape
+        if self.train.n_pixels <= max_pixels:
+            return self
+        side = int(max_pixels ** (1 / max(sum(s > 1 for s in shape), 1)))
+        size = [min(s, side) for s in shape]
+        firsts = [
+            np.linspace(0, s - w, 1 + 2 * (s > w)).astype(int)
+            for s, w in zip(shape, size, strict=True)
+        ]
+        windows = [
+            tuple(slice(int(c), int(c) + w) for c, w in zip(corner, size, strict=True))
+            for corner in itertools.product(*firsts)
+        ]
+        shaped = np.asarray(maps).reshape(-1, *shape)
+        spread = [shaped[(slice(None), *w)].reshape(len(shaped), -1).var(1).sum() for w in windows]
+        best = windows[int(np.argmax(spread))]
+        cut = (select_window(counts, best) for counts in (self.train, self.test))
+        return dataclasses.replace(self, window=best, train_window=next(cut), test_window=next(cut))
+
+    def cut(self, maps: Abundances) -> Abundances:
+        """The maps in the window."""
+        if self.window is None:
+            return maps
+        shaped = maps.reshape(-1, *self.train.scan_shape)
+        return shaped[(slice(None), *self.window)].reshape(len(maps), -1)
+
+    @property
+    def to_fit(self) -> AbstractCounts:
+        """The counts to which maps are fitted."""
+        return self.train if self.train_window is None else self.train_window
+
+    @property
+    def to_judge(self) -> AbstractCounts:
+        """The counts that judge maps."""
+        return self.test if self.test_window is None else self.test_window
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A fit to the first part of the counts at one bin size."""
+
+    factor: int
+    fit: Factorisation
+    purity: float
+    starts: tuple[float, ...]
+    purities: Tried
+
+
+@dataclasses.dataclass(frozen=True)
+class Judged(Candidate):
+    """A candidate with its maps, and how the second part of the counts judges them."""
+
+    smoothness: float | None
+    smoothnesses: Tried
+    maps: Abundances
+    losses: Float[np.ndarray, " pixel"]
+
+
+def try_bins(
+    job: Job,
+    parts: Parts,
+    factor: int,
+    purities: Sequence[float],
+    starts: Sequence[AbstractStart],
+    trial_steps: int,
+    max_steps: int,
+    coarser: Candidate | None = None,
+) -> Candidate:
+    """The binned fit from several starts at the least purity, then with ever more of it.
+
+    It goes on until the held-out counts clearly object, and the least purity wins that they cannot
+    tell from the best. The fit with larger bins is one of the starts.
+    """
+    counts, shape = bin_counts(parts.train, factor), parts.train.scan_shape
+    starts = list(starts)
+    if coarser is not None:
+        shares = in_bins(at_full_resolution(coarser.fit, shape, coarser.factor), shape, factor)
+        starts.append(GivenStart(coarser.fit.weights, as_floats(np.maximum(shares, _FLOOR))))
+    penalty = purity_penalty(purities[0])
+    trials = [job.binned(counts, start, penalty, trial_steps) for start in starts]
+    fit, fits, losses = best_of(trials), [], []
+    for strength in purities:
+        if fits or not fit.converged:
+            fit = job.binned(counts, again(fit), purity_penalty(strength), max_steps)
+        fits.append(fit)
+        losses.append(_losses(parts.test, fit, at_full_resolution(fit, shape, factor)))
+        worse, error = difference(losses[-1], min(losses, key=np.sum))
+        if worse > 2 * error or job.is_late:
+            break
+    chosen = within_error(losses)
+    return Candidate(
+        factor,
+        fits[chosen],
+        purities[chosen],
+        tuple(t.nll for t in trials),
+        above_lowest(purities, losses),
+    )
+
+
+def try_smoothness(
+    job: Job, parts: Parts, found: Candidate, first: float, given: AbstractRegulariser | None
+) -> Judged:
+    """The candidate with its maps, at the smoothness that the held-out counts like best.
+
+    The strength is multiplied or divided by the root of two from `first` on, while that helps.
+    With a regulariser `given` there is nothing to choose.
+    """
+    start = at_full_resolution(found.fit, parts.train.scan_shape, found.factor, _FLOOR)
+    tried: dict[float, tuple[Abundances, np.ndarray]] = {}
+    root = np.sqrt(max(parts.train.total / parts.train.n_pixels, 1e-9))
+
+    def loss(strength: float) -> float:
+        if strength not in tried:
+            regulariser = smoothing(strength) if given is None else given
+            maps = job.maps(parts.to_fit, found.fit, parts.cut(start), regulariser).abundances
+            tried[strength] = maps, _losses(parts.to_judge, found.fit, maps)
+        return float(np.sum(tried[strength][1], dtype=np.float64))
+
+    best = first
+    loss(best)
+    for ratio in () if given is not None else (_RATIO, 1 / _RATIO):
+        while (
+            _LEAST * root <= best * ratio <= _MOST * root
+            and not job.is_late
+            and loss(best * ratio) < loss(best)
+        ):
+            best = best * ratio
+        if best != first:
+            break
+    order = sorted(tried)
+    return Judged(
+        found.factor,
+        found.fit,
+        found.purity,
+        found.starts,
+        found.purities,
+        best if given is None else None,
+        above_lowest(order, [tried[v][1] for v in order]) if given is None else (),
+        *tried[best],
+    )
+
+
+def try_absent(
+    job: Job,
+    parts: Parts,
+    found: Judged,
+    levels: Sequence[float],
+    max_steps: int,
+    given: AbstractRegulariser | None,
+) -> tuple[float, Tried]:
+    """The level below which a share counts as none, and the loss at each that was tried.
+
+    0, no level at all, is always tried.
+    """
+    regulariser = smoothing(found.smoothness or 0.0) if given is None else given
+    maps = found.maps
+    if parts.window is not None:
+        start = at_full_resolution(found.fit, parts.train.scan_shape, found.factor, _FLOOR)
+        maps = job.maps(parts.train, found.fit, start, regulariser).abundances
+    counts = found.fit.problem.counts
+    losses, tried = [found.losses], [0.0]
+    for level in levels:
+        if level <= 0 or job.is_late:
+            continue
+        fit = refit(
+            job,
+            found.fit,
+            counts,
+            maps,
+            parts.train,
+            found.factor,
+            found.purity,
+            level,
+            max_steps,
+        )
+        new = job.maps(parts.to_fit, fit, parts.cut(floored(maps)), regulariser).abundances
+        losses.append(_losses(parts.to_judge, fit, new))
+        tried.append(level)
+    best = int(np.argmin([np.sum(x, dtype=np.float64) for x in losses]))
+    return tried[best], above_lowest(tried, losses)
+
+
+def refit(
+    job: Job,
+    fit: Factorisation,
+    binned: AbstractCounts,
+    maps: Abundances,
+    counts: AbstractCounts,
+    factor: int,
+    purity: float,
+    below: float,
+    max_steps: int,
+) -> Factorisation:
+    """The binned fit again, without the phases that the maps show to be absent from a bin.
+
+    Phases hold together in space, which the maps know and a bin by itself does not: with noise
+    its shares are positive where there is nothing, and spectra would be pushed apart to make up
+    for it. The largest share of a bin always stays.
+    """
+    shares = in_bins(maps, counts.scan_shape, factor)
+    absent = (shares < below) & (shares < shares.max(0))
+    kept = np.where(absent, 0.0, np.maximum(shares, 1e-3))
+    start = GivenStart(fit.weights, as_floats(kept / kept.sum(0)))
+    return job.binned(binned, start, purity_penalty(purity), max_steps, absent)
+
+
+def smoothing(strength: float) -> AbstractRegulariser:
+    """Total variation of a strength, or nothing."""
+    return TotalVariation(strength, SMALL_STEP) if strength > 0 else NoRegulariser()
+
+
+def in_bins(
+    maps: Abundances, shape: tuple[int, ...], factor: int
+) -> Float[np.ndarray, "phase bin"]:
+    """The mean shares of the pixels of each bin."""
+    small = tuple(-(-s // factor) for s in shape)
+    bins = np.ravel_multi_index(tuple(i // factor for i in np.indices(shape)), small).ravel()
+    h = np.asarray(maps, float)
+    h = h / np.maximum(h.sum(0), 1e-300)
+    size = np.bincount(bins)
+    return np.stack([np.bincount(bins, weights=row) / size for row in h])
+
+
+def at_full_resolution(
+    fit: Factorisation, shape: tuple[int, ...], factor: int, floor: float = 0.0
+) -> Abundances:
+    """The shares of a binned fit in every pixel."""
+    return upsample(fit.abundances, fit.problem.counts.scan_shape, shape, factor, floor)
+
+
+def floored(maps: Abundances) -> Abundances:
+    """Maps as a start, with no share excluded."""
+    return jnp.maximum(maps, _FLOOR * maps.sum(0, keepdims=True))
+
+
+def _losses(test, fit, maps) -> np.ndarray:
+    return np.asarray(held_out_losses(test, fit.basis.endmembers(fit.weights), maps))
+
+
+def above_lowest(values: Sequence[float | int], losses: Sequence[np.ndarray]) -> Tried:
+    """Each value with its loss above the lowest, in nats."""
+    sums = np.array([np.sum(x, dtype=np.float64) for x in losses])
+    above = sums - sums.min()
+    return tuple((float(v), float(x)) for v, x in zip(values, above, strict=False))
