@@ -361,12 +361,13 @@ def try_absent(
     parts: Parts,
     found: Judged,
     levels: Sequence[float],
+    purity: float,
     max_steps: int,
     given: AbstractRegulariser | None,
 ) -> tuple[float, Tried]:
     """The level below which a share counts as none, and the loss at each that was tried.
 
-    0, no level at all, is always tried.
+    The best level, or 0 (no level at all) where that is better by more than one standard error.
     """
     regulariser = smoothing(found.smoothness or 0.0) if given is None else given
     maps = found.maps
@@ -375,9 +376,9 @@ def try_absent(
         maps = job.maps(parts.train, found.fit, start, regulariser).abundances
     counts = found.fit.problem.counts
     losses, tried = [found.losses], [0.0]
-    for level in levels:
-        if level <= 0 or job.is_late:
-            continue
+    for level in (v for v in levels if v > 0):
+        if job.is_late:
+            return 0.0, ()
         fit = refit(
             job,
             found.fit,
@@ -385,15 +386,16 @@ def try_absent(
             maps,
             parts.train,
             found.factor,
-            found.purity,
+            purity,
             level,
             max_steps,
         )
         new = job.maps(parts.to_fit, fit, parts.cut(floored(maps)), regulariser).abundances
         losses.append(_losses(parts.to_judge, fit, new))
         tried.append(level)
-    best = int(np.argmin([np.sum(x, dtype=np.float64) for x in losses]))
-    return tried[best], above_lowest(tried, losses)
+    best = 1 + int(np.argmin([np.sum(x, dtype=np.float64) for x in losses[1:]]))
+    worse, error = difference(losses[best], losses[0])
+    return 0.0 if worse > error else tried[best], above_lowest(tried, losses)
 
 
 def refit(

@@ -102,7 +102,7 @@ class CoarseToFine(eqx.Module):
     )
     purity: float | None = None
     purities: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-    absent_below: tuple[float, ...] = (0.02, 0.05)
+    absent_below: tuple[float, ...] = (0.05,)
     held_out: float = 0.2
     solver: AbstractSolver = VariableProjectionNewton()
     fine_solver: AbstractSolver = AbundanceNewton()
@@ -169,7 +169,9 @@ class CoarseToFine(eqx.Module):
         found, factors = self._searched(job, parts, purities, regulariser, steps)
         absent, absents = 0.0, ()
         if max(self.absent_below, default=0.0) > 0:
-            absent, absents = try_absent(job, parts, found, self.absent_below, steps, regulariser)
+            absent, absents = try_absent(
+                job, parts, found, self.absent_below, min(purities), steps, regulariser
+            )
         scale = 1 / np.sqrt(1 - self.held_out)
         smoothness = None if found.smoothness is None else scale * found.smoothness
         choices = Choices(
@@ -201,7 +203,7 @@ class CoarseToFine(eqx.Module):
         )
 
     def _searched(self, job, parts, purities, regulariser, steps):
-        """The candidate with the largest bins that do not lose, and the losses of all sizes."""
+        """The best candidate, and the losses of all bin sizes."""
         smallest = self.bin_factor(parts.train)
         axes = [s for s in parts.train.scan_shape if s > 1] or [1]
         larger = self.factor is None and min(axes) // (2 * smallest) >= 8
@@ -221,12 +223,13 @@ class CoarseToFine(eqx.Module):
             tried.append(found)
             losses = [c.losses for c in tried]
             bins = np.prod([-(-s // max(factor // 2, 1)) for s in axes])
+            # the second size is always tried, further ones only while they clearly win
             won = len(tried) == 1 or within_error(losses) == len(tried) - 1
             if factor == 1 or bins > self.max_bins or self.factor or not won or job.is_late:
                 break
             factor //= 2
         sums = above_lowest([c.factor for c in tried], losses)
-        return tried[within_error(losses)], sums
+        return min(tried, key=lambda c: np.sum(c.losses, dtype=np.float64)), sums
 
     def _fitted(self, job, whole, found, choices, regulariser, steps):
         """The fits to all counts with what was chosen."""
@@ -246,7 +249,7 @@ class CoarseToFine(eqx.Module):
                 fine.abundances,
                 whole,
                 choices.factor,
-                choices.purity,
+                choices.purity if self.purity is not None else min(self.purities),
                 choices.absent_below,
                 steps,
             )
