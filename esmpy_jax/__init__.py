@@ -19,12 +19,18 @@ if TYPE_CHECKING:
     from ._checks import InputError as InputError
     from .atomic import Composition as Composition
     from .atomic import Element as Element
+    from .inference import Ambiguity as Ambiguity
+    from .inference import Choices as Choices
     from .inference import CoarseToFine as CoarseToFine
     from .inference import GroundTruth as GroundTruth
+    from .inference import PhaseNumber as PhaseNumber
     from .inference import Provenance as Provenance
     from .inference import Solution as Solution
     from .inference import SpectrumImage as SpectrumImage
+    from .inference import ambiguities as ambiguities
+    from .inference import count_phases as count_phases
     from .inference import fit as fit
+    from .inference import held_out_losses as held_out_losses
     from .io import FileBatches as FileBatches
     from .io import load as load
     from .io import load_batches as load_batches
@@ -104,12 +110,18 @@ _NAMES = {
         "Element",
     ),
     "inference": (
+        "Ambiguity",
+        "Choices",
         "CoarseToFine",
         "GroundTruth",
+        "PhaseNumber",
         "Provenance",
         "Solution",
         "SpectrumImage",
+        "ambiguities",
+        "count_phases",
         "fit",
+        "held_out_losses",
     ),
     "io": (
         "FileBatches",

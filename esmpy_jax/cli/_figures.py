@@ -21,6 +21,7 @@ FIGURES = (
     "basis.png",
     "convergence.png",
     "convergence_binned.png",
+    "phase_number.png",
 )
 _DPI = 160
 _FAIR = 0.25  # of the counts at a line's energy, to label it
@@ -46,6 +47,8 @@ def figures(solution: Solution) -> dict[str, bytes]:
         )
         coarse.attrs["remaining_nats"] = data.attrs.get("coarse_remaining_nats", np.nan)
         made["convergence_binned.png"] = plot.plot_convergence(coarse)
+    if "held_out_loss" in data:
+        made["phase_number.png"] = plot.plot_phase_number(data)
     return {name: png(figure) for name, figure in made.items()}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .._checks import check
 from . import _options as o
@@ -79,14 +79,21 @@ def fit(
     assert out is not None
     check_folder(out, overwrite)
     if phases is None:
-        check(False, "Say how many phases to look for with --phases, such as --phases 3.")
+        check(
+            False,
+            "Say how many phases to look for with --phases, such as --phases 3, or --phases auto.",
+        )
     assert phases is not None
-    o.at_least(phases, 1, "--phases", "a whole number of at least 1")
+    number = o.phase_number(phases)
     names = o.words(phase_names) if phase_names is not None else None
     check(
-        names is None or len(set(names)) == len(names) == phases,
-        f"--phase-names holds {len(set(names or ()))} different names for {phases} phases; give "
+        names is None or number == "auto" or len(set(names)) == len(names) == number,
+        f"--phase-names holds {len(set(names or ()))} different names for {number} phases; give "
         "one for each.",
+    )
+    check(
+        names is None or number != "auto",
+        "--phase-names names phases whose number is not known; give the number with --phases.",
     )
     options = _fit_options(
         o.choice(solver, tuple(_SOLVERS), "--solver"),
@@ -149,7 +156,7 @@ def fit(
         )
         model = with_sources(model, sources)
     limits = {"max_steps": max_steps, "tol": tol, "max_seconds": max_seconds}
-    solution = run_fit(image, model, phases, run, seed=seed, **limits, **options)
+    solution = run_fit(image, model, number, run, seed=seed, **limits, **options)
     if names is not None:
         solution = renamed(solution, names)
     solution = recorded(solution, seed=seed)
@@ -159,7 +166,13 @@ def fit(
 
 
 def run_fit(
-    image: SpectrumImage, model: EDSModel, phases: int, run: Any, *, seed: int, **options: Any
+    image: SpectrumImage,
+    model: EDSModel,
+    phases: int | Literal["auto"],
+    run: Any,
+    *,
+    seed: int,
+    **options: Any,
 ) -> Solution:
     """`fit` with its progress on a terminal."""
     import jax

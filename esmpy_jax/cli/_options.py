@@ -3,7 +3,7 @@
 import math
 import pathlib
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -117,7 +117,10 @@ Resolution = Annotated[
     float | None, _number("--resolution", "FWHM in eV at Mn Kα.", _DETECTOR, 1, 10_000, "eV")
 ]
 
-Phases = Annotated[int | None, typer.Option(help="Number of phases.", rich_help_panel=_FIT)]
+Phases = Annotated[
+    str | None,
+    _text("Number of phases, or auto: as many as held-out counts speak for.", _FIT, "N|auto"),
+]
 Seed = Annotated[int, typer.Option(help="Of every random number.", rich_help_panel=_FIT)]
 Solver = Annotated[
     str,
@@ -251,3 +254,12 @@ def choice(value: str, options: Sequence[str], flag: str) -> str:
 def at_least(value: float | int, least: float | int, flag: str, what: str) -> None:
     """Raise `InputError` for a number below `least`."""
     check(value >= least, f"{flag} is {value:g}; give {what}.")
+
+
+def phase_number(text: str) -> int | Literal["auto"]:
+    """A whole number of at least 1, or "auto"."""
+    if text.strip().lower() == "auto":
+        return "auto"
+    number = int(text) if text.strip().isdecimal() else 0
+    check(number >= 1, f"--phases is {text}; give a whole number of at least 1, or auto.")
+    return number

@@ -10,6 +10,7 @@ import pathlib
 import string
 from typing import TYPE_CHECKING
 
+from ._choices import ambiguity_table, choice_sentences, number_sentences
 from ._figures import size
 from ._info import value_and_unit
 from ._results import (
@@ -63,6 +64,7 @@ def report(solution: Solution, pictures: dict[str, bytes], truth: Comparison | N
             _figure(pictures, "phase_spectra.png", "Spectrum of each phase with labelled lines"),
         ),
         _warnings(solution),
+        _choices(solution, pictures),
         _inputs(solution),
         _section(
             "The columns of G",
@@ -174,15 +176,19 @@ def _composition(solution: Solution) -> str:
             "composition_stderr",
             "weight_percent",
             "weight_percent_stderr",
+            "composition_low",
+            "composition_high",
         )
     ]
     rows = []
     for e, element in enumerate(data["element"].values):
         cells = []
         for a in range(len(names)):
-            at, at_error, wt, wt_error = (float(kind[e, a]) for kind in kinds)
+            at, at_error, wt, wt_error, low, high = (float(kind[e, a]) for kind in kinds)
             bar = f"--c:{_colour(a)};--p:{min(max(at, 0), 100):.1f}%"
-            cells.append(_cell(at, at_error, f'class="gap bar" style="{bar}"'))
+            wide = high - low > 4 * 1.96 * at_error + 1
+            span = f"{low:.0f} to {high:.0f}" if wide else ""
+            cells.append(_cell(at, at_error, f'class="gap bar" style="{bar}"', span))
             cells.append(_cell(wt, wt_error))
         rows.append(f"<tr><td>{_text(str(element))}</td>{''.join(cells)}</tr>")
     foot = "".join(f'<td colspan="2" class="gap">{share:.1f} %</td>' for share in shares)
@@ -194,10 +200,11 @@ def _composition(solution: Solution) -> str:
     )
 
 
-def _cell(value: float, error: float, attributes: str = "") -> str:
+def _cell(value: float, error: float, attributes: str = "", span: str = "") -> str:
     number, _, spread = uncertain(value, error).partition(" ± ")
     faint = ' class="faint"' if spread and value < 2 * error else ""
     more = f' <span class="error">± {spread}</span>' if spread else ""
+    more += f' <small class="error">({span})</small>' if span else ""
     return f"<td {attributes}><span{faint}>{number}</span>{more}</td>"
 
 
@@ -305,6 +312,23 @@ def _columns(solution: Solution) -> list[tuple[str, list[str]]]:
     return [(label, names) for label, names in groups if names]
 
 
+def _choices(solution: Solution, pictures: dict[str, bytes]) -> str:
+    words = [*number_sentences(solution), *choice_sentences(solution)]
+    table = ambiguity_table(solution)
+    if not words and not table:
+        return ""
+    body = f"<p>{_text(' '.join(words))}</p>{table}"
+    if "phase_number.png" in pictures:
+        caption = "Held-out loss against the number of phases"
+        body += _figure(pictures, "phase_number.png", caption, caption=caption)
+    return _section(
+        "What the counts decide",
+        "Settings were chosen by counts held out of the fit. The table says which mixtures of the "
+        "phases fit the counts as well (within 95 %).",
+        body,
+    )
+
+
 def _convergence(pictures: dict[str, bytes]) -> str:
     parts = [
         _figure(pictures, name, caption, caption=caption)
@@ -335,7 +359,7 @@ def _repeat(solution: Solution) -> str:
     rows = "".join(
         f"<tr><td>{_text(name.replace('_', ' '))}</td><td>{_text(str(value))}</td></tr>"
         for name, value in settings.items()
-        if str(value) not in ("", "None")
+        if str(value) not in ("", "None") and not isinstance(value, dict)
     )
     return _section(
         "To repeat this",

@@ -77,11 +77,19 @@ def deviance_per_channel(solution: Solution) -> float:
 def write_composition(solution: Solution, path: pathlib.Path) -> None:
     """`composition.csv`: one row for each phase and element; less than `TRACE` is zero."""
     data = solution.dataset
-    names = ("composition", "composition_stderr", "weight_percent", "weight_percent_stderr")
+    names = (
+        "composition",
+        "composition_stderr",
+        "composition_low",
+        "composition_high",
+        "weight_percent",
+        "weight_percent_stderr",
+    )
     tables = [data[name].transpose("phase", "element").values for name in names]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["phase", "element", "at%", "at% stderr", "wt%", "wt% stderr"])
+        titles = ("at%", "at% stderr", "at% low", "at% high", "wt%", "wt% stderr")
+        writer.writerow(["phase", "element", *titles])
         for a, phase in enumerate(phase_names(solution)):
             for e, element in enumerate(data["element"].values):
                 writer.writerow([phase, element, *(_number(t[a, e]) for t in tables)])

@@ -1,13 +1,19 @@
 """Images, fits and what they mean: where physics and statistics meet."""
 
+from ._choices import Choices as Choices
 from ._coarse import CoarseToFine as CoarseToFine
 from ._fisher import Information as Information
 from ._fisher import information as information
 from ._fisher import weights_covariance as weights_covariance
 from ._fit import fit as fit
+from ._held_out import held_out_losses as held_out_losses
+from ._identifiability import Ambiguity as Ambiguity
+from ._identifiability import ambiguities as ambiguities
 from ._image import GroundTruth as GroundTruth
 from ._image import Provenance as Provenance
 from ._image import SpectrumImage as SpectrumImage
+from ._phase_number import PhaseNumber as PhaseNumber
+from ._phase_number import count_phases as count_phases
 from ._quantify import phase_composition as phase_composition
 from ._quantify import pixel_composition as pixel_composition
 from ._solution import Solution as Solution

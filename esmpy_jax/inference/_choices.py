@@ -253,19 +253,21 @@ class Parts:
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A fit to the first part of the counts at one bin size."""
+    """A fit to the first part of the counts at one bin size, and the losses of the second part."""
 
     factor: int
     fit: Factorisation
     purity: float
     starts: tuple[float, ...]
     purities: Tried
+    losses: Float[np.ndarray, " pixel"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Judged(Candidate):
+class Judged:
     """A candidate with its maps, and how the second part of the counts judges them."""
 
+    candidate: Candidate
     smoothness: float | None
     smoothnesses: Tried
     maps: Abundances
@@ -310,6 +312,7 @@ def try_bins(
         purities[chosen],
         tuple(t.nll for t in trials),
         above_lowest(purities, losses),
+        losses[chosen],
     )
 
 
@@ -345,11 +348,7 @@ def try_smoothness(
             break
     order = sorted(tried)
     return Judged(
-        found.factor,
-        found.fit,
-        found.purity,
-        found.starts,
-        found.purities,
+        found,
         best if given is None else None,
         above_lowest(order, [tried[v][1] for v in order]) if given is None else (),
         *tried[best],
@@ -369,23 +368,24 @@ def try_absent(
 
     The best level, or 0 (no level at all) where that is better by more than one standard error.
     """
+    candidate = found.candidate
     regulariser = smoothing(found.smoothness or 0.0) if given is None else given
     maps = found.maps
     if parts.window is not None:
-        start = at_full_resolution(found.fit, parts.train.scan_shape, found.factor, _FLOOR)
-        maps = job.maps(parts.train, found.fit, start, regulariser).abundances
-    counts = found.fit.problem.counts
+        start = at_full_resolution(candidate.fit, parts.train.scan_shape, candidate.factor, _FLOOR)
+        maps = job.maps(parts.train, candidate.fit, start, regulariser).abundances
+    counts = candidate.fit.problem.counts
     losses, tried = [found.losses], [0.0]
     for level in (v for v in levels if v > 0):
         if job.is_late:
             return 0.0, ()
         fit = refit(
             job,
-            found.fit,
+            candidate.fit,
             counts,
             maps,
             parts.train,
-            found.factor,
+            candidate.factor,
             purity,
             level,
             max_steps,

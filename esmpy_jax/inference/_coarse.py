@@ -174,18 +174,19 @@ class CoarseToFine(eqx.Module):
             )
         scale = 1 / np.sqrt(1 - self.held_out)
         smoothness = None if found.smoothness is None else scale * found.smoothness
+        candidate = found.candidate
         choices = Choices(
-            found.factor,
-            found.purity,
+            candidate.factor,
+            candidate.purity,
             smoothness,
             absent,
-            found.starts,
+            candidate.starts,
             factors,
-            found.purities,
+            candidate.purities,
             tuple((scale * v, x) for v, x in found.smoothnesses),
             absents,
         )
-        return (*self._fitted(job, whole, found, choices, regulariser, steps), choices)
+        return (*self._fitted(job, whole, candidate, choices, regulariser, steps), choices)
 
     def _check(self):
         check(len(self.starts) > 0, "CoarseToFine needs at least one start.")
@@ -203,7 +204,7 @@ class CoarseToFine(eqx.Module):
         )
 
     def _searched(self, job, parts, purities, regulariser, steps):
-        """The best candidate, and the losses of all bin sizes."""
+        """The candidate with the largest bins that do not lose, and the losses of all sizes."""
         smallest = self.bin_factor(parts.train)
         axes = [s for s in parts.train.scan_shape if s > 1] or [1]
         larger = self.factor is None and min(axes) // (2 * smallest) >= 8
@@ -211,7 +212,7 @@ class CoarseToFine(eqx.Module):
         first = _FIRST_SMOOTHNESS * np.sqrt(max(parts.train.total / parts.train.n_pixels, 1e-9))
         tried: list[Judged] = []
         while True:
-            coarser = tried[-1] if tried else None
+            coarser = tried[-1].candidate if tried else None
             found = try_bins(
                 job, parts, factor, purities, self.starts, self.trial_steps, steps, coarser
             )
@@ -228,8 +229,8 @@ class CoarseToFine(eqx.Module):
             if factor == 1 or bins > self.max_bins or self.factor or not won or job.is_late:
                 break
             factor //= 2
-        sums = above_lowest([c.factor for c in tried], losses)
-        return min(tried, key=lambda c: np.sum(c.losses, dtype=np.float64)), sums
+        sums = above_lowest([c.candidate.factor for c in tried], losses)
+        return tried[within_error(losses)], sums
 
     def _fitted(self, job, whole, found, choices, regulariser, steps):
         """The fits to all counts with what was chosen."""

@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax.random as jr
@@ -37,10 +37,21 @@ from ..solve import (
 from ..solve._solver import check_limits
 from ._coarse import CoarseToFine
 from ._fisher import free_abundances, information, weights_covariance
+from ._identifiability import Ambiguity, ambiguities
 from ._image import Provenance, SpectrumImage
+from ._phase_number import count_phases
 from ._quantify import phase_composition
 from ._solution import SCHEMA, Parts, Solution, column_record
-from ._warnings import ending, in_words, of_convergence, of_inputs, of_misfit, of_phases
+from ._warnings import (
+    ending,
+    in_words,
+    of_ambiguity,
+    of_convergence,
+    of_inputs,
+    of_misfit,
+    of_phases,
+    of_starts,
+)
 
 #: Share of a phase's counts in lines of the sample's elements, at and below which it has no atoms.
 BARREN = 1e-6
@@ -49,7 +60,7 @@ BARREN = 1e-6
 def fit(
     image: SpectrumImage,
     model: EDSModel,
-    n_phases: int,
+    n_phases: int | Literal["auto"],
     *,
     solver: AbstractSolver | CoarseToFine = CoarseToFine(),
     start: AbstractStart | None = None,
@@ -76,6 +87,7 @@ def fit(
 
     A model with self-absorption gives each phase its own G, which follows that phase's W.
 
+    - `n_phases`: or "auto", which finds it with held-out counts: see `count_phases`.
     - `fixed_weights`, `fixed_abundances`: (column, phase) and (phase, pixel) with NaN where free,
         in the gauge of the constraint.
     - `phase_names`: one for each phase. Phases come in the order of their counts, most first,
@@ -93,15 +105,38 @@ def fit(
         f"The model has {model.energy_axis.size} channels but the image has "
         f"{image.counts.n_channels}; build the model from this image.",
     )
+    key = jr.key(0) if key is None else key
+    began = time.perf_counter()
+    basis = model.basis if model.depends_on_phase else model.basis()
+    number = None
+    if isinstance(n_phases, str):
+        check(
+            n_phases == "auto",
+            f"The number of phases is '{n_phases}'; give a whole number or 'auto'.",
+        )
+        check(
+            fixed_weights is None and fixed_abundances is None and phase_names is None,
+            "The number of phases cannot be found where entries or names of phases are given; "
+            "give it.",
+        )
+        number = count_phases(
+            image.counts,
+            basis,
+            solver=solver if isinstance(solver, CoarseToFine) else CoarseToFine(),
+            key=jr.fold_in(key, 1),
+            tol=tol,
+            max_seconds=max_seconds,
+            progress=progress,
+        )
+        n_phases = number.n_phases
     check_limits(n_phases, max_steps, tol, max_seconds)
+    if max_seconds is not None:
+        max_seconds = max(max_seconds - (time.perf_counter() - began), 0.0)
     names = None if phase_names is None else tuple(str(name) for name in phase_names)
     check(
         names is None or len(set(names)) == len(names) == n_phases,
         f"The phase names are {names} for {n_phases} phases; give one distinct name each.",
     )
-    key = jr.key(0) if key is None else key
-    began = time.perf_counter()
-    basis = model.basis if model.depends_on_phase else model.basis()
     if isinstance(solver, CoarseToFine):
         check(
             fixed_abundances is None and start is None,
@@ -154,6 +189,7 @@ def fit(
         "start": repr(start),
         "constraint": type(constraint).__name__,
         "regulariser": _words(fine.problem.regulariser),
+        "phase_number": None if number is None else dataclasses.asdict(number),
         "choices": None if choices is None else dataclasses.asdict(choices),
         "max_steps": max_steps,
         "tol": tol,
@@ -164,7 +200,16 @@ def fit(
     )
     coarse = isinstance(solver, CoarseToFine) and solver.coarse_steps is not None
     ended = ending(fine, judged, "coarse_steps of CoarseToFine" if coarse else "max_steps")
-    return _solution(image, model, fine, judged, ended, names, anchored, settings)
+    unclear = ()
+    if choices is not None:
+        unclear = ambiguities(
+            judged,
+            fine.abundances,
+            np.asarray(image.counts.pixel_totals(), float),
+            _percent(np.flatnonzero(fine.basis.composition_rows)),
+        )
+    more = of_starts(choices.agreeing_starts, len(choices.starts)) if choices else []
+    return _solution(image, model, fine, judged, ended, names, anchored, settings, unclear, more)
 
 
 def _solution(
@@ -176,6 +221,8 @@ def _solution(
     names: Sequence[str] | None,
     anchored: bool,
     settings: dict[str, Any],
+    unclear: Sequence[Ambiguity],
+    more: Sequence[str],
 ) -> Solution:
     """The labelled result; `judged` is the fit that W, and so its errors, come from."""
     basis, counts = fine.basis, image.counts
@@ -218,6 +265,13 @@ def _solution(
     held = np.where(barren[None, :], 0.0, weights)
     atomic, atomic_error = phase_composition(held, covariance, rows, np.ones(len(rows)))
     weight, weight_error = phase_composition(held, covariance, rows, atomic_weights)
+    low, high = (100 * atomic + sign * 196 * atomic_error for sign in (-1, 1))
+    if unclear:
+        unclear = [unclear[int(a)].ordered(order) for a in order]
+        low, high = (
+            np.stack([getattr(u, end) for u in unclear], 1) + sign * 196 * atomic_error
+            for end, sign in (("low", -1), ("high", 1))
+        )
     ny, nx, _ = image.shape
     grid = ("phase", "y", "x")
     table = ("element", "phase")
@@ -229,12 +283,21 @@ def _solution(
         *of_inputs(image, model),
         *of_misfit(model, counts_sum, fit_sum.sum(1)),
         *of_phases(names, [e.symbol for e in model.elements], atomic_error, barren),
+        *of_ambiguity(names, [e.symbol for e in model.elements], unclear),
+        *more,
     ]
     parameters = _parameters(image, model)
     coarse_trace = {
         "coarse_objective": ("coarse_check", judged.nll_trace),
         "coarse_steps": ("coarse_check", judged.nll_steps),
     }
+    number = settings["phase_number"]
+    of_number = {}
+    if number is not None:
+        of_number = {
+            "held_out_loss": ("number", np.asarray(number["losses"])),
+            "held_out_error": ("number", np.asarray(number["errors"])),
+        }
     parts = Parts(
         {
             "pixel_counts": (("y", "x"), np.asarray(counts.pixel_totals()).reshape(ny, nx)),
@@ -255,12 +318,15 @@ def _solution(
             ),
             "composition": (table, 100 * atomic, percent),
             "composition_stderr": (table, 100 * atomic_error, percent),
+            "composition_low": (table, np.clip(low, 0, 100), percent),
+            "composition_high": (table, np.clip(high, 0, 100), percent),
             "weight_percent": (table, 100 * weight, weight_unit),
             "weight_percent_stderr": (table, 100 * weight_error, weight_unit),
             "objective": ("check", fine.nll_trace),
             "steps": ("check", fine.nll_steps),
         }
-        | ({} if fine is judged else coarse_trace),
+        | ({} if fine is judged else coarse_trace)
+        | of_number,
         {
             "energy": ("energy", np.asarray(model.energy_axis.centres, float), {"units": "keV"}),
             "column": list(basis.labels),
@@ -269,7 +335,8 @@ def _solution(
             "atomic_number": ("element", [e.atomic_number for e in model.elements]),
             "y": ("y", _positions(image, 0), {"units": image.pixel_unit}),
             "x": ("x", _positions(image, 1), {"units": image.pixel_unit}),
-        },
+        }
+        | ({} if number is None else {"number": list(number["tried"])}),
         {
             "esmpy_jax_schema": SCHEMA,
             "program_version": _version(),
@@ -286,11 +353,22 @@ def _solution(
             "columns": json.dumps([column_record(c) for c in basis.columns]),
             "parameters": json.dumps({k: _plain(v) for k, v in parameters.items()}),
             "settings": json.dumps(settings),
+            "ambiguities": json.dumps([u.record() for u in unclear]),
             "warnings": json.dumps(list(dict.fromkeys(warnings))),
         }
         | ({} if fine is judged else {"coarse_remaining_nats": judged.remaining}),
     )
     return Solution(parts)
+
+
+def _percent(rows: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """At% of each phase from W, zero for a phase without atoms."""
+
+    def composition(weights):
+        total = weights[rows].sum(0)
+        return 100 * weights[rows] / np.where(total > 0, total, 1.0)
+
+    return composition
 
 
 def _gauge(fit: Factorisation, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 
 from ..model import EDSModel
 from ..solve import RESULTS, Factorisation
+from ._identifiability import Ambiguity
 from ._image import SpectrumImage
 
 #: Standard error of an atomic fraction above which the user is warned.
@@ -157,6 +158,48 @@ def of_phases(
             "elements may help."
         )
     return out
+
+
+def of_ambiguity(
+    names: Sequence[str], elements: Sequence[str], ambiguities: Sequence[Ambiguity]
+) -> list[str]:
+    """Phases whose composition the counts leave open, with the mixtures that fit as well."""
+    out = []
+    for a, (name, open_) in enumerate(zip(names, ambiguities, strict=False)):
+        if open_.is_determined:
+            continue
+        element = elements[int(np.argmax(open_.high - open_.low))]
+        inside = [
+            f"up to {100 * t:.0f} % of {names[b]}"
+            for b, t in enumerate(open_.mixed_in)
+            if b != a and t >= 0.05
+        ]
+        less = [
+            f"with up to {100 * t:.0f} % of {names[b]} taken away"
+            for b, t in enumerate(open_.taken_away)
+            if b != a and t >= 0.05
+        ]
+        which = " or ".join(["mixed with " + " and ".join(inside)] * bool(inside) + less)
+        absent = [elements[i] for i in open_.lacking]
+        lacks = f" That it has no {_listed(absent)} speaks for it." if len(absent) > 1 else ""
+        where = "nearly fills few pixels" if open_.has_pure_pixels else "never fills a pixel"
+        out.append(
+            f"The counts cannot tell {name} from mixtures: it {where}, and {which} it fits as "
+            f"well, which changes {element} by up to {open_.change:.0f} at%; the purest "
+            f"composition is given.{lacks} A known composition or an absent element "
+            "(fixed_weights) would settle it."
+        )
+    return out
+
+
+def of_starts(agreeing: int, n_starts: int) -> list[str]:
+    """Whether the best of several starts was alone."""
+    if agreeing > 1 or n_starts < 3:
+        return []
+    return [
+        f"Only one of {n_starts} starts came to this solution; others ended at solutions that fit "
+        "worse, so there may be better ones. Try another seed or fewer phases."
+    ]
 
 
 def in_words(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from ._bars import plot_composition as plot_composition
 from ._bars import plot_convergence as plot_convergence
+from ._bars import plot_phase_number as plot_phase_number
 from ._columns import plot_basis as plot_basis
 from ._labels import strongest_lines as strongest_lines
 from ._maps import plot_abundances as plot_abundances

@@ -100,6 +100,34 @@ def plot_convergence(dataset: xr.Dataset, *, label: str = "") -> Figure:
     return figure
 
 
+@styled
+def plot_phase_number(dataset: xr.Dataset) -> Figure:
+    """Held-out loss above the lowest, in nats, against the number of phases.
+
+    `dataset` carries `held_out_loss(number)` and `held_out_error(number)`, as the solution of
+    `fit(..., "auto")` does. Bars are one standard error; the axis is linear up to ten nats and
+    logarithmic above. The number that was taken, that of the `phase` coordinate, is filled.
+    """
+    need(dataset, "held_out_loss", "held_out_error")
+    number = np.asarray(dataset["number"].values)
+    loss = np.asarray(dataset["held_out_loss"].values, np.float64)
+    error = np.asarray(dataset["held_out_error"].values, np.float64)
+    taken = number == dataset.sizes.get("phase", 0)
+    figure = new_figure(5.2, 3.8)
+    axes = figure.subplots()
+    axes.set_axisbelow(True)
+    axes.grid(axis="y", color=PALE, linewidth=0.7)
+    axes.errorbar(number, loss, error, color=INK, linewidth=1.4, capsize=2.5)
+    axes.plot(number, loss, "o", color=INK, markerfacecolor="white", markersize=7)
+    axes.plot(number[taken], loss[taken], "o", color=INK, markersize=7)
+    axes.set_yscale("symlog", linthresh=10)
+    axes.set_ylim(bottom=-5)
+    axes.set_xticks(number)
+    axes.set_xlabel("phases")
+    axes.set_ylabel("held-out loss above the lowest (nats)")
+    return figure
+
+
 def _left(above: np.ndarray, told: float | None) -> float:
     """What is left at the lowest value, above zero so that a log axis shows it."""
     if told is not None and np.isfinite(told) and told > 0:

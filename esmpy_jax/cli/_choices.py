@@ -1,0 +1,90 @@
+"""What held-out counts chose, and what the counts leave open, in words and for the report."""
+
+from __future__ import annotations
+
+import html
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ._results import phase_names
+
+if TYPE_CHECKING:
+    from ..inference import Solution
+
+
+def settings(solution: Solution) -> dict[str, Any]:
+    """The settings of the fit as they were stored."""
+    return json.loads(solution.dataset.attrs["settings"])
+
+
+def choice_sentences(solution: Solution) -> list[str]:
+    """Bin size, purity, smoothness, absent phases and starts; none where nothing was chosen."""
+    chosen = settings(solution).get("choices")
+    if not chosen:
+        return []
+    factor = chosen["factor"]
+    out = [
+        f"Spectra from bins of {factor} × {factor} pixels with a purity of {chosen['purity']:g}."
+    ]
+    if chosen["smoothness"] is not None:
+        out.append(f"Maps with a total variation of strength {chosen['smoothness']:.3g}.")
+    if chosen["absent_below"] > 0:
+        percent = 100 * chosen["absent_below"]
+        out.append(f"Phases with less than {percent:g} % of a bin were taken as absent from it.")
+    starts = np.asarray(chosen["starts"])
+    near = int((starts <= starts.min() + 1).sum())
+    out.append(f"{near} of {len(starts)} starts came to the same solution within 1 nat.")
+    return out
+
+
+def number_sentences(solution: Solution) -> list[str]:
+    """The evidence for each phase where their number was found; none where it was given."""
+    number = settings(solution).get("phase_number")
+    if not number:
+        return []
+    gains = [
+        f"{n} phases predict the held-out counts by {gain:.0f} ± {error:.0f} nats "
+        f"{'better' if gain > 0 else 'worse'} than {n - 1}".replace("-", "")
+        for n, gain, error in zip(
+            number["tried"][1:], number["gains"][1:], number["gain_errors"][1:], strict=True
+        )
+    ]
+    return [f"{number['n_phases']} phases were taken.", *(f"{gain}." for gain in gains)]
+
+
+def ambiguity_table(solution: Solution) -> str:
+    """HTML: for each phase its nearly pure pixels, the mixtures that fit as well, the verdict."""
+    stored = json.loads(str(solution.dataset.attrs.get("ambiguities", "[]")))
+    if not stored:
+        return ""
+    names = [html.escape(name) for name in phase_names(solution)]
+    elements = [str(e) for e in solution.dataset["element"].values]
+    rows = []
+    for a, phase in enumerate(stored):
+        mixed = ", ".join(
+            f"{100 * t:.0f} % {names[b]}"
+            for b, t in enumerate(phase["mixed_in"])
+            if b != a and t >= 0.005
+        )
+        less = ", ".join(
+            f"less {100 * t:.0f} % {names[b]}"
+            for b, t in enumerate(phase["taken_away"])
+            if b != a and t >= 0.005
+        )
+        cells = (
+            names[a],
+            f"{100 * phase['pure_counts']:.1f} %",
+            mixed or "none",
+            less or "–",
+            ", ".join(elements[i] for i in phase["lacking"]) or "–",
+            "determined" if phase["determined"] else "<b>open</b>",
+        )
+        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    titles = ("", "counts in nearly pure pixels", "could hold up to", "or", "lacks", "composition")
+    head = "".join(f"<th>{title}</th>" for title in titles)
+    return (
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )

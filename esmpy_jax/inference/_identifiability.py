@@ -1,0 +1,251 @@
+"""Can it be known? Which mixtures of the phases fit the counts as well as the phases found.
+
+If `d_a` are the spectra of the phases and `h_a` their abundances, then
+
+    d_a' = (1 - t) d_a + t d_b,     h_a' = h_a / (1 - t),     h_b' = h_b - t h_a / (1 - t)
+
+is another factorisation with the same product, whatever t: phase a with some of b mixed in (t > 0)
+or taken away (t < 0). Only `x >= 0` can tell them apart. Mixing in ends where h_b' becomes negative
+in pixels that hold a without b; taking away ends where a weight of d_a' becomes negative, at an
+element that a lacks. With noise both ends are soft: t is allowed as long as the best H for it costs
+at most `TOLERANCE` nats more than the best H for t = 0 (a profile likelihood with the other spectra
+held). For t > 0 the likelihood of each pixel is taken as the quadratic around its best H, which
+leaves a small problem with bounds for every t.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from .._arrays import as_floats
+from .._basis import Basis
+from .._types import Abundances, Endmembers, Scalar, Weights
+from ..objective import NoRegulariser, pixel_excess
+from ..solve import Factorisation, Problem
+from ..solve._abundance_newton import LocalModel, settled_abundances
+from ..solve._pixel_quadratics import bounded_minimum, product
+
+#: Nats by which a mixture may fit worse: half the 95 % point of chi-squared of one degree.
+TOLERANCE = 1.92
+
+#: Share from which a pixel counts as nearly pure, and the share of all counts that such pixels have
+#: to hold for a phase to be anchored by them.
+PURE, ENOUGH = 0.9, 1e-3
+
+#: An element of the other phase that is absent: at least the first at% there, at most the second
+#: share of that here.
+_PRESENT, _ABSENT = 1.0, 0.02
+
+#: Change of a composition in at% from which the mixtures matter.
+MATTERS = 5.0
+
+#: Shares mixed in that are tried.
+_INWARD = np.geomspace(1e-3, 0.9, 36)
+
+#: Newton steps on H where something is taken away, the largest share of it, and the halvings of the
+#: logarithmic interval that leads there from the least.
+_STEPS, _MOST, _HALVINGS, _LEAST = 3, 2.0, 5, 1e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Ambiguity:
+    """What the counts leave open about one phase.
+
+    - `pure_counts`: share of all counts in pixels that are nearly pure in it.
+    - `mixed_in`, `taken_away`: for each other phase the largest t and the largest -t that fit; the
+        second only for a phase without nearly pure pixels.
+    - `lacking`: elements that another phase has and this one has not.
+    - `low`, `high`: at% over all those mixtures (element,), without noise. That nearly pure pixels
+        are pure is taken for granted.
+    """
+
+    pure_counts: float
+    mixed_in: tuple[float, ...]
+    taken_away: tuple[float, ...]
+    lacking: tuple[int, ...]
+    low: Float[np.ndarray, " element"]
+    high: Float[np.ndarray, " element"]
+
+    def ordered(self, order: np.ndarray) -> "Ambiguity":
+        """The same with the other phases in another order."""
+        inward, outward = (
+            tuple(values[b] for b in order) for values in (self.mixed_in, self.taken_away)
+        )
+        return dataclasses.replace(self, mixed_in=inward, taken_away=outward)
+
+    def record(self) -> dict[str, Any]:
+        """As plain values, for storage."""
+        return {
+            "pure_counts": self.pure_counts,
+            "mixed_in": self.mixed_in,
+            "taken_away": self.taken_away,
+            "lacking": self.lacking,
+            "determined": self.is_determined,
+        }
+
+    @property
+    def has_pure_pixels(self) -> bool:
+        """Whether nearly pure pixels hold enough counts to anchor the phase."""
+        return self.pure_counts >= ENOUGH
+
+    @property
+    def change(self) -> float:
+        """The largest change of an element's at% over the mixtures."""
+        return float((self.high - self.low).max(initial=0.0))
+
+    @property
+    def is_determined(self) -> bool:
+        """Whether no mixture changes the composition by `MATTERS` or more."""
+        return self.change < MATTERS
+
+
+def ambiguities(
+    fit: Factorisation,
+    maps: Abundances,
+    counts_per_pixel: Float[np.ndarray, " pixel"],
+    composition: Callable[[np.ndarray], Float[np.ndarray, "element phase"]],
+) -> tuple[Ambiguity, ...]:
+    """The ambiguity of each phase.
+
+    - `fit`: of the binned image; its likelihood alone is asked, without penalties.
+    - `maps`: shares of the atoms or counts of each pixel, at full resolution.
+    - `composition`: at% of each phase from W.
+    """
+    weights = np.asarray(fit.weights, np.float64)
+    n = weights.shape[1]
+    problem = eqx.tree_at(
+        lambda p: (p.regulariser, p.fixed_abundances),
+        fit.problem,
+        (NoRegulariser(), None),
+        is_leaf=lambda x: x is None,
+    )
+    spectra = fit.basis.endmembers(fit.weights)
+    found = composition(weights)
+    base, abundances, model = _settled(problem, spectra, fit.abundances)
+    shares = np.asarray(maps)
+    pure = shares >= PURE * shares.sum(0)
+    total = max(float(counts_per_pixel.sum()), 1.0)
+    out = []
+    for a in range(n):
+        held = float(counts_per_pixel[pure[a]].sum()) / total
+        anchored = held >= ENOUGH
+        inward, outward = np.zeros(n), np.zeros(n)
+        seen = [found[:, a]]
+        lacking: set[int] = set()
+        for b in (b for b in range(n) if b != a):
+
+            def loss(t: float, a: int = a, b: int = b) -> float:
+                d, h, _ = mixture(fit.basis, fit.weights, spectra, abundances, a, b, t)
+                return float(_settled(problem, d, h)[0]) - float(base)
+
+            costs = np.asarray(_inward_costs(model, abundances, a, b, as_floats(_INWARD)))
+            inward[b] = max((float(t) for t in _INWARD[costs <= TOLERANCE]), default=0.0)
+            if not anchored:
+                outward[b] = _furthest(lambda s, loss=loss: loss(-s))
+            for t in [inward[b]] if anchored else [inward[b], -outward[b]]:
+                mixed = mixture(fit.basis, fit.weights, spectra, abundances, a, b, t)[2]
+                seen.append(composition(np.asarray(mixed, np.float64))[:, a])
+            there = found[:, b] >= _PRESENT
+            lacking |= set(np.flatnonzero(there & (found[:, a] <= _ABSENT * found[:, b])).tolist())
+        spread = np.stack(seen)
+        out.append(
+            Ambiguity(
+                held,
+                tuple(inward.tolist()),
+                tuple(outward.tolist()),
+                tuple(sorted(lacking)),
+                spread.min(0),
+                spread.max(0),
+            )
+        )
+    return tuple(out)
+
+
+@eqx.filter_jit
+def mixture(
+    basis: Basis,
+    weights: Weights,
+    spectra: Endmembers,
+    abundances: Abundances,
+    a: Int[Array, ""] | int,
+    b: Int[Array, ""] | int,
+    t: Scalar | float,
+) -> tuple[Endmembers, Abundances, Weights]:
+    """Spectra, H and W with the share t of phase b in phase a, cut off at zero.
+
+    The sum of the abundances of a pixel is kept, and none is left at zero.
+    """
+    is_a, is_b = (jnp.arange(weights.shape[1]) == i for i in (a, b))
+
+    def mixed(x):
+        one, other = (jnp.where(i[None, :], x, 0.0).sum(1, keepdims=True) for i in (is_a, is_b))
+        return jnp.where(is_a[None, :], (1 - t) * one + t * other, x)
+
+    wanted = mixed(weights)
+    new = jnp.maximum(wanted, 0.0)
+    cut = basis.endmembers(new - wanted)
+    h = jnp.where(is_a[:, None], abundances, 0.0).sum(0, keepdims=True)
+    moved = jnp.where(is_b[:, None], -t, 1.0) * h / (1 - t)
+    plain = jnp.where(is_b[:, None], abundances + moved, abundances)
+    plain = jnp.where(is_a[:, None], moved, plain)
+    total = abundances.sum(0, keepdims=True)
+    plain = jnp.maximum(plain, 1e-4 * total)
+    return mixed(spectra) + cut, plain * (total / plain.sum(0, keepdims=True)), new
+
+
+def _furthest(loss: Callable[[float], float]) -> float:
+    """The largest share that fits, between 0 and `_MOST`."""
+    if loss(_MOST) <= TOLERANCE:
+        return _MOST
+    if loss(_LEAST) > TOLERANCE:
+        return 0.0
+    low, high = np.log(_LEAST), np.log(_MOST)
+    for _ in range(_HALVINGS):
+        middle = 0.5 * (low + high)
+        if loss(float(np.exp(middle))) <= TOLERANCE:
+            low = middle
+        else:
+            high = middle
+    return float(np.exp(low))
+
+
+@eqx.filter_jit
+def _settled(
+    problem: Problem, spectra: Endmembers, abundances: Abundances
+) -> tuple[Scalar, Abundances, LocalModel]:
+    """Nats above a perfect fit with the best H for these spectra, that H, and the model there."""
+    best, model, _ = settled_abundances(problem, spectra, abundances, _STEPS)
+    return pixel_excess(problem.counts, spectra, best).sum(), best, model
+
+
+@eqx.filter_jit
+def _inward_costs(model, abundances, a, b, shares):
+    """Nats that it costs to mix a share of phase b into phase a, for each of some shares."""
+    is_a, is_b = (jnp.arange(len(abundances)) == i for i in (a, b))
+    eye = jnp.eye(len(abundances), dtype=abundances.dtype)
+    at_aa, at_ba = is_a[:, None] & is_a[None, :], is_b[:, None] & is_a[None, :]
+    total = abundances.sum(0, keepdims=True)
+
+    def cost(t):
+        to_old = jnp.where(at_aa, 1 - t, jnp.where(at_ba, t, eye))  # h = T h'
+        to_new = jnp.where(at_aa, 1 / (1 - t), jnp.where(at_ba, -t / (1 - t), eye))
+        start = jnp.maximum(_dot(to_new, abundances), 0.0)
+        start = start * (total / start.sum(0, keepdims=True))
+        change = _dot(to_old, start) - abundances
+        matrix = jnp.einsum("ca,cdp,db->abp", to_old, model.matrix, to_old, precision="highest")
+        gradient = _dot(to_old.T, model.gradient + product(model.matrix, change))
+        best = bounded_minimum(matrix, gradient, start, model.free, model.summed)
+        moved = _dot(to_old, best) - abundances
+        return -model.decrease(moved).sum()
+
+    return jax.lax.map(cost, shares)
+
+
+def _dot(left, right):
+    return jnp.matmul(left, right, precision="highest")
