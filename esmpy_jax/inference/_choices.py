@@ -366,7 +366,7 @@ def try_absent(
 ) -> tuple[float, Tried]:
     """The level below which a share counts as none, and the loss at each that was tried.
 
-    The best level, or 0 (no level at all) where that is better by more than one standard error.
+    The largest level that is as good as the best one; 0, no level at all, competes with them.
     """
     candidate = found.candidate
     regulariser = smoothing(found.smoothness or 0.0) if given is None else given
@@ -375,8 +375,9 @@ def try_absent(
         start = at_full_resolution(candidate.fit, parts.train.scan_shape, candidate.factor, _FLOOR)
         maps = job.maps(parts.train, candidate.fit, start, regulariser).abundances
     counts = candidate.fit.problem.counts
-    losses, tried = [found.losses], [0.0]
-    for level in (v for v in levels if v > 0):
+    tried: list[float] = []
+    losses: list[np.ndarray] = []
+    for level in sorted((v for v in levels if v > 0), reverse=True):
         if job.is_late:
             return 0.0, ()
         fit = refit(
@@ -393,9 +394,9 @@ def try_absent(
         new = job.maps(parts.to_fit, fit, parts.cut(floored(maps)), regulariser).abundances
         losses.append(_losses(parts.to_judge, fit, new))
         tried.append(level)
-    best = 1 + int(np.argmin([np.sum(x, dtype=np.float64) for x in losses[1:]]))
-    worse, error = difference(losses[best], losses[0])
-    return 0.0 if worse > error else tried[best], above_lowest(tried, losses)
+    tried.append(0.0)
+    losses.append(found.losses)
+    return tried[within_error(losses)], above_lowest(tried, losses)
 
 
 def refit(

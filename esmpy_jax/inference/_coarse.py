@@ -82,7 +82,8 @@ class CoarseToFine(eqx.Module):
         `None` takes the least of `purities` that is as good as the best (within one standard
         error). 0 switches it off.
     - `absent_below`: phases whose share of a bin is below this in the maps are taken as absent
-        there, and W is fitted again; several values are compared, with each other and with 0.
+        there, and W is fitted again with the least purity. Of several values the largest is taken
+        that is as good as the best (within one standard error), or none where that is better.
     - `starts`: of the binned fit; each is given `trial_steps`, and the one with the lowest
         objective goes on.
     - `solver`: of the binned fit; `fine_solver`: of the maps, one that holds W.
@@ -102,7 +103,7 @@ class CoarseToFine(eqx.Module):
     )
     purity: float | None = None
     purities: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-    absent_below: tuple[float, ...] = (0.05,)
+    absent_below: tuple[float, ...] = (0.05, 0.02)
     held_out: float = 0.2
     solver: AbstractSolver = VariableProjectionNewton()
     fine_solver: AbstractSolver = AbundanceNewton()
@@ -204,7 +205,7 @@ class CoarseToFine(eqx.Module):
         )
 
     def _searched(self, job, parts, purities, regulariser, steps):
-        """The candidate with the largest bins that do not lose, and the losses of all sizes."""
+        """The best candidate, and the losses of all bin sizes."""
         smallest = self.bin_factor(parts.train)
         axes = [s for s in parts.train.scan_shape if s > 1] or [1]
         larger = self.factor is None and min(axes) // (2 * smallest) >= 8
@@ -230,7 +231,7 @@ class CoarseToFine(eqx.Module):
                 break
             factor //= 2
         sums = above_lowest([c.candidate.factor for c in tried], losses)
-        return tried[within_error(losses)], sums
+        return min(tried, key=lambda c: np.sum(c.losses, dtype=np.float64)), sums
 
     def _fitted(self, job, whole, found, choices, regulariser, steps):
         """The fits to all counts with what was chosen."""
