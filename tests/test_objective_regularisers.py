@@ -14,6 +14,7 @@ from esmpy_jax.objective import (
     LaplacianSmoothness,
     LogSparsity,
     NoRegulariser,
+    RegionalSparsity,
     SumOf,
     TotalVariation,
 )
@@ -22,6 +23,7 @@ SHAPES = [(3, 7), (3, 4, 5), (2, 1, 1), (1, 1, 6)]
 ALL = {
     "none": NoRegulariser,
     "sparsity": lambda: LogSparsity(0.7, 0.2),
+    "regional": lambda: RegionalSparsity(0.7, 0.2),
     "smoothness": lambda: LaplacianSmoothness(1.3),
     "variation": lambda: TotalVariation(1.1, 0.3),
     "sum": lambda: SumOf(
@@ -120,6 +122,18 @@ def test_sparsity_is_its_formula(x64):
     value, gradient, *_ = everything(LogSparsity(0.7, 0.2), maps)
     np.testing.assert_allclose(value, 0.7 * np.log(1 + maps / 0.2).sum(), rtol=1e-12)
     np.testing.assert_allclose(gradient, 0.7 / (maps + 0.2), rtol=1e-12)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_regional_sparsity_is_that_of_the_weighted_mean_of_the_neighbours(shape):
+    maps = maps_like(shape, 3)
+    places = np.indices(shape[1:]).reshape(len(shape) - 1, -1)
+    away = np.abs(places[:, :, None] - places[:, None, :])
+    near = np.where(away > 1, 0.0, 2.0 ** (1 - away)).prod(0)
+    near /= near.sum(1, keepdims=True)
+    mean = (near @ maps.reshape(shape[0], -1).T).T
+    expected = 0.7 * np.log1p(mean / 0.2).sum()
+    np.testing.assert_allclose(RegionalSparsity(0.7, 0.2).value(jnp.asarray(maps)), expected, 1e-5)
 
 
 @pytest.mark.parametrize("shape", SHAPES[:3])

@@ -366,7 +366,7 @@ def try_absent(
 ) -> tuple[float, Tried]:
     """The level below which a share counts as none, and the loss at each that was tried.
 
-    The largest level that is as good as the best one; 0, no level at all, competes with them.
+    0, no level at all, competes with the others.
     """
     candidate = found.candidate
     regulariser = smoothing(found.smoothness or 0.0) if given is None else given
@@ -396,7 +396,8 @@ def try_absent(
         tried.append(level)
     tried.append(0.0)
     losses.append(found.losses)
-    return tried[within_error(losses)], above_lowest(tried, losses)
+    best = int(np.argmin([np.sum(x, dtype=np.float64) for x in losses]))
+    return tried[best], above_lowest(tried, losses)
 
 
 def refit(

@@ -5,7 +5,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax.random as jr
@@ -60,7 +60,7 @@ BARREN = 1e-6
 def fit(
     image: SpectrumImage,
     model: EDSModel,
-    n_phases: int | Literal["auto"],
+    n_phases: int | str,
     *,
     solver: AbstractSolver | CoarseToFine = CoarseToFine(),
     start: AbstractStart | None = None,

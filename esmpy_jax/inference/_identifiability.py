@@ -144,8 +144,7 @@ def ambiguities(
                 d, h, _ = mixture(fit.basis, fit.weights, spectra, abundances, a, b, t)
                 return float(_settled(problem, d, h)[0]) - float(base)
 
-            costs = np.asarray(_inward_costs(model, abundances, a, b, as_floats(_INWARD)))
-            inward[b] = max((float(t) for t in _INWARD[costs <= TOLERANCE]), default=0.0)
+            inward[b] = _mixed_in(model, abundances, a, b)
             if not anchored:
                 outward[b] = _furthest(lambda s, loss=loss: loss(-s))
             for t in [inward[b]] if anchored else [inward[b], -outward[b]]:
@@ -197,6 +196,18 @@ def mixture(
     total = abundances.sum(0, keepdims=True)
     plain = jnp.maximum(plain, 1e-4 * total)
     return mixed(spectra) + cut, plain * (total / plain.sum(0, keepdims=True)), new
+
+
+def _mixed_in(model, abundances, a, b) -> float:
+    """The largest share of phase b in phase a that fits: on a coarse grid, then within its step."""
+    shares = _INWARD
+    for _ in range(2):
+        costs = np.asarray(_inward_costs(model, abundances, a, b, as_floats(shares)))
+        n = int(np.argmax(costs > TOLERANCE)) if (costs > TOLERANCE).any() else len(shares)
+        if n in (0, len(shares)):
+            return float(shares[n - 1]) if n else 0.0
+        shares = np.linspace(shares[n - 1], shares[n], len(shares))
+    return float(shares[0])
 
 
 def _furthest(loss: Callable[[float], float]) -> float:

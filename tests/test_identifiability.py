@@ -1,0 +1,101 @@
+"""Which mixtures fit as well: against the mixing that a noise-free image allows."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import esmpy_jax as ej
+from esmpy_jax.inference._warnings import of_ambiguity, of_starts
+from esmpy_jax.objective import SumToOneAbundances, as_counts
+from esmpy_jax.solve import AbundanceNewton, GivenStart, factorise
+
+MATRIX = np.array([[0.6, 0.1], [0.3, 0.1], [0.1, 0.0], [0.0, 0.8]])  # column, phase
+SUMS = 40_000.0
+
+
+def percent(weights):
+    return 100 * weights / weights.sum(0)
+
+
+def ambiguities_of(most, pure_first=True, draws=None):
+    """Two phases, the second with shares up to `most`; counts as expected, or drawn."""
+    rng = np.random.default_rng(0)
+    shapes = rng.random((50, 4)) ** 4
+    basis = shapes / shapes.sum(0)
+    ramp = np.linspace(0 if pure_first else 0.2, most, 64)
+    maps = np.stack([1 - ramp, ramp])
+    expected = SUMS * (basis @ MATRIX @ maps).T
+    data = np.round(expected) if draws is None else np.random.default_rng(draws).poisson(expected)
+    fit = factorise(
+        as_counts(data.astype(int)),
+        basis,
+        2,
+        solver=AbundanceNewton(),
+        start=GivenStart(jnp.asarray(SUMS * MATRIX, float), jnp.asarray(maps, float)),
+        constraint=SumToOneAbundances(),
+        fixed_weights=SUMS * MATRIX,
+    )
+    return ej.ambiguities(fit, fit.abundances, data.sum(1).astype(float), percent)
+
+
+@pytest.mark.parametrize("most", [0.3, 0.6])
+def test_a_phase_that_never_fills_a_pixel_may_be_a_mixture(most):
+    """h_b - t h_a / (1 - t) >= 0 in the pixel with the most of it ends at t = 1 - most."""
+    first, second = ambiguities_of(most)
+    assert second.mixed_in[0] == pytest.approx(1 - most, rel=0.03)
+    assert second.pure_counts == 0
+    assert not second.is_determined
+    assert second.mixed_in[1] == 0
+    t = second.mixed_in[0]
+    mixed = percent((1 - t) * MATRIX[:, 1:] + t * MATRIX[:, :1])[:, 0]
+    ends = np.stack([mixed, percent(MATRIX)[:, 1]])
+    assert (second.low <= ends.min(0) + 1e-6).all()
+    assert (second.high >= ends.max(0) - 1e-6).all()
+    # the first fills pixels, so that nothing can be mixed in, and is said to be pure there
+    assert first.has_pure_pixels
+    assert first.mixed_in[1] < 0.01
+    assert first.is_determined
+
+
+def test_phases_with_pure_pixels_are_determined():
+    for draws in range(3):
+        for phase in ambiguities_of(1.0, draws=draws):
+            assert phase.has_pure_pixels
+            assert phase.is_determined
+
+
+def test_what_may_be_taken_away_ends_where_an_element_is_gone():
+    """Of the first phase, nowhere pure, the second can be taken away until its column is empty."""
+    first, second = ambiguities_of(0.8, pure_first=False)
+    assert not first.has_pure_pixels
+    # (1 + s) w_1 - s w_2 has no third column, and a fourth below zero for any s > 0
+    assert first.taken_away[1] < 0.02
+    # of the second: 0.1 (1 + s) - 0.3 s and 0 (1 + s) - 0.1 s
+    assert second.taken_away[0] < 0.02
+    assert second.lacking == (2,)
+    assert first.lacking == (3,)
+
+
+def test_the_order_and_the_record():
+    first, second = ambiguities_of(0.3)
+    assert second.ordered(np.array([1, 0])).mixed_in == second.mixed_in[::-1]
+    record = second.record()
+    assert record["determined"] is False
+    assert record["mixed_in"] == second.mixed_in
+    assert first.record()["determined"] is True
+
+
+def test_sentences():
+    first, second = ambiguities_of(0.3)
+    (sentence,) = of_ambiguity(["matrix", "grain"], ["O", "Mg", "Si", "Fe"], [first, second])
+    assert sentence.startswith("The counts cannot tell grain from mixtures: it never fills a pixel")
+    assert "% of matrix" in sentence
+    assert of_ambiguity(["a", "b"], ["O", "Mg", "Si", "Fe"], [first, first]) == []
+    known = dataclasses.replace(second, lacking=(2, 3))
+    (sentence,) = of_ambiguity(["matrix", "grain"], ["O", "Mg", "Si", "Fe"], [first, known])
+    assert "has no Si and Fe" in sentence
+    assert of_starts(1, 5)[0].startswith("Only one of 5 starts")
+    assert of_starts(2, 5) == []
+    assert of_starts(1, 1) == []
