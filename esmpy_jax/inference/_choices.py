@@ -366,7 +366,8 @@ def try_absent(
 ) -> tuple[float, Tried]:
     """The level below which a share counts as none, and the loss at each that was tried.
 
-    0, no level at all, competes with the others.
+    The simplest that is as good as the best: the largest level, then no level (0) and with it the
+    purity of the candidate, then smaller levels.
     """
     candidate = found.candidate
     regulariser = smoothing(found.smoothness or 0.0) if given is None else given
@@ -394,10 +395,9 @@ def try_absent(
         new = job.maps(parts.to_fit, fit, parts.cut(floored(maps)), regulariser).abundances
         losses.append(_losses(parts.to_judge, fit, new))
         tried.append(level)
-    tried.append(0.0)
-    losses.append(found.losses)
-    best = int(np.argmin([np.sum(x, dtype=np.float64) for x in losses]))
-    return tried[best], above_lowest(tried, losses)
+    tried.insert(1, 0.0)
+    losses.insert(1, found.losses)
+    return tried[within_error(losses)], above_lowest(tried, losses)
 
 
 def refit(

@@ -82,8 +82,8 @@ class CoarseToFine(eqx.Module):
         `None` takes the least of `purities` that is as good as the best (within one standard
         error). 0 switches it off.
     - `absent_below`: phases whose share of a bin is below this in the maps are taken as absent
-        there, and W is fitted again with the least purity. The best of several values is taken,
-        or none where that is better.
+        there, and W is fitted again with the least purity. The largest of several values is
+        taken if it is as good as the best (within one standard error), then none, then the others.
     - `starts`: of the binned fit; each is given `trial_steps`, and the one with the lowest
         objective goes on.
     - `solver`: of the binned fit; `fine_solver`: of the maps, one that holds W.
