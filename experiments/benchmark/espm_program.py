@@ -1,33 +1,14 @@
 """espm in an environment of its own, spoken to through pipes."""
 
 import json
-import os
 import pathlib
 import statistics
 import subprocess
-import sys
 
 from scene import Scene
 from timing import Program
 
 HERE = pathlib.Path(__file__).resolve().parent
-ESPM = "espm==1.1.3"
-
-
-def espm_python(given: pathlib.Path | None) -> pathlib.Path:
-    """The Python of espm's environment, which is made on first use."""
-    if given is not None:
-        return given
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache"))
-    folder = cache / "esmpy_jax" / ESPM.replace("==", "-")
-    python = folder / "bin" / "python"
-    complete = folder / "complete"
-    if not complete.exists():
-        print(f"Installing {ESPM}, with the old versions it pins, in {folder} (once).")
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", ESPM], check=True)
-        complete.touch()
-    return python
 
 
 class EspmWorker:

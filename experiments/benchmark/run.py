@@ -15,13 +15,18 @@ import json
 import os
 import pathlib
 import platform
+import sys
 import tempfile
 import time
 
 import jax
 import numpy as np
 import sklearn
-from espm_program import ESPM, EspmWorker, espm_python
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "common"))
+
+from espm_environment import ESPM, espm_python
+from espm_program import EspmWorker
 from first import first
 from limits import limits
 from memory import memory

@@ -2,9 +2,9 @@
 
 import matplotlib
 import numpy as np
+from judging import Found
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from scenes import Found
 
 matplotlib.rcParams.update(
     {

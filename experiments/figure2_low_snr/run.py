@@ -15,25 +15,29 @@ import multiprocessing
 import os
 import pathlib
 import re
+import sys
 import tempfile
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "common"))
+
 from figures import plot_maps, plot_seeds, plot_spectra
+from judging import Found, judge, judge_nmf, nmf_input
 from nmf import kl_nmf
-from scenes import SCENES, Found, judge, make_image, shares_of_counts
+from scenes import SCENES, make_image
 from tables import as_markdown, write_csv
 
 import esmpy_jax as ej
-from esmpy_jax.simulate import demo_model
-from esmpy_jax.solve import mean_weights
+from esmpy_jax.simulate import demo_model, mineral_phases
 
 HERE = pathlib.Path(__file__).resolve().parent
 OURS, THEIRS, LONGER = "esmpy_jax", "scikit-learn", "scikit-learn, longer"
 DOSES = (18.0, 293.0)
-N_PHASES = 3
+PHASES = mineral_phases()
+N_PHASES = len(PHASES)
 N_BESIDE = max(1, (os.cpu_count() or 2) - 1)  # processes for scikit-learn
 N_LONGER = {18.0: 1000, 293.0: 200}  # iterations of the first seed of the first scene
 CHECK = 5000.0  # counts per pixel at which the truth must come out
@@ -54,48 +58,6 @@ def fit_defaults(image: ej.SpectrumImage, model: ej.EDSModel, seed: int) -> Foun
         used,
         int(solution.dataset.attrs["n_steps"]),
     )
-
-
-def composition_of(model: ej.EDSModel, spectra: np.ndarray, rounds: int = 3) -> np.ndarray:
-    """At% (element, phase) of spectra that were found without G: a Poisson fit of G to each.
-
-    With self-absorption G follows the composition, so it is made again `rounds` times.
-    """
-    columns = []
-    for spectrum in spectra.T:
-        basis, atoms = model.basis(), np.zeros(0)
-        for _ in range(rounds):
-            matrix = basis.matrix[0] if basis.depends_on_phase else basis.matrix
-            weights = mean_weights(matrix, jnp.asarray(1e6 * spectrum, float))
-            atoms = np.asarray(weights, float)[basis.composition_rows]
-            basis = model.basis(weights[:, None])
-        columns.append(100 * atoms / max(atoms.sum(), 1e-300))
-    return np.stack(columns, 1)
-
-
-def judge_nmf(method: str, truth: ej.GroundTruth, model: ej.EDSModel, result) -> Found:
-    """The components of an NMF; its maps are compared with the true shares of counts."""
-    spectra, counts, steps, used = result
-    atoms = np.asarray(truth.abundance, float)
-    total = counts.sum(0)
-    shares = np.where(total > 0, counts / np.where(total > 0, total, 1.0), 1 / N_PHASES)
-    return judge(
-        method,
-        truth,
-        shares_of_counts(model, atoms),
-        shares.reshape(atoms.shape),
-        spectra,
-        composition_of(model, spectra),
-        used,
-        steps,
-    )
-
-
-def nmf_input(image: ej.SpectrumImage):
-    """Counts for another process, in small types."""
-    pixel, channel, value = image.counts.to_coo()
-    coo = (pixel.astype(np.int32), channel.astype(np.int32), value.astype(np.uint16))
-    return coo, (image.counts.n_pixels, image.counts.n_channels), N_PHASES
 
 
 def main(arguments: list[str] | None = None) -> pathlib.Path:
@@ -120,7 +82,7 @@ def main(arguments: list[str] | None = None) -> pathlib.Path:
                     image = make_image(model, scene, dose, seed, size)
                     cell = (scene, dose, seed)
                     truths[cell] = image.truth
-                    data = nmf_input(image)
+                    data = nmf_input(image, N_PHASES)
                     jobs.append((cell, THEIRS, submit(kl_nmf, *data, seed)))
                     if seed == 0 and scene == scenes[0] and not quick:
                         more = submit(kl_nmf, *data, seed, N_LONGER[dose], 0.0)
@@ -133,7 +95,7 @@ def main(arguments: list[str] | None = None) -> pathlib.Path:
             checks.append((scene, CHECK, 0, fit_defaults(image, model, 0)))
             print(_line(*checks[-1]), flush=True)
         for cell, method, job in jobs:
-            records.append((*cell, judge_nmf(method, truths[cell], model, job.result())))
+            records.append((*cell, judge_nmf(method, truths[cell], model, PHASES, job.result())))
             print(_line(*records[-1]), flush=True)
 
     for scene, dose, seed, found in records:

@@ -5,7 +5,8 @@ import pathlib
 from collections.abc import Sequence
 
 import numpy as np
-from scenes import SCENES, Found
+from judging import Found
+from scenes import SCENES
 
 COLUMNS = (
     "scene",

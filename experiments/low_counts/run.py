@@ -1,0 +1,156 @@
+"""How few counts are enough: three programs, thirteen samples, doses from 5 to 500.
+
+    python experiments/low_counts/run.py [--quick] [--seeds N] [--no-espm] [--count-phases]
+                                         [--out DIR]
+
+Writes the figure, `results.csv` with every fit, and the table and the failures between the
+markers of this folder's README.md (with `--out`, into DIR/tables.md). `--quick` is a small run
+that shows that everything works; it writes into DIR or a temporary folder.
+"""
+
+import argparse
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "common"))
+
+from espm_environment import espm_python
+from figures import plot_low_counts
+from programs import OURS, Fit, count_phases, espm, ours, scikit_learn
+from scenes import SCENES, make_image, make_models, profile
+from tables import as_markdown, write_csv
+
+import esmpy_jax as ej
+
+HERE = pathlib.Path(__file__).resolve().parent
+VARIED = "spheres"  # the scene whose dose is varied
+DOSES = (5.0, 18.0, 50.0, 150.0, 500.0)
+ESPM_DOSES = (18.0, 293.0)
+ESPM_SECONDS = 60.0
+NMF_ITERATIONS = 200
+QUICK_SCENES = ("spheres", "grain boundary")
+QUICK_DOSES = (150.0,)
+
+
+def main(arguments: list[str] | None = None) -> pathlib.Path:
+    """Run the study; returns the folder with what it wrote."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a small run of one seed")
+    parser.add_argument("--seeds", type=int, help="of each scene; 3 by default")
+    parser.add_argument("--no-espm", action="store_true", help="leave espm out")
+    parser.add_argument("--espm-python", type=pathlib.Path, help="Python of an environment of it")
+    parser.add_argument(
+        "--count-phases", action="store_true", help='also fit with "auto" phases (slow)'
+    )
+    parser.add_argument("--out", type=pathlib.Path, help="folder for everything that is written")
+    options = parser.parse_args(arguments)
+    quick = options.quick
+    size, names = (32, QUICK_SCENES) if quick else (128, tuple(SCENES))
+    n_seeds = options.seeds or (1 if quick else 3)
+    doses = QUICK_DOSES if quick else DOSES
+    out = options.out or (pathlib.Path(tempfile.mkdtemp()) if quick else HERE)
+    out.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+
+    fits, ratios = [], {}
+    for name in names:
+        scene = SCENES[name]
+        true_model, model = make_models(scene)
+        varied = doses if name == VARIED else (doses[0] if quick else scene.dose,)
+        for dose in varied:
+            for seed in range(n_seeds):
+                image = make_image(scene, true_model, dose, seed, size)
+                found, warnings = ours(image, model, scene, seed)
+                number = count_phases(image, model, seed) if options.count_phases else None
+                fits.append(Fit(name, dose, seed, found, "", warnings, number))
+                print(_line(fits[-1]), flush=True)
+                if name == "grain boundary":
+                    ratios[name, dose, seed, OURS] = _peak_ratio(image.truth, found)
+                if seed == 0:
+                    iterations = 50 if quick else NMF_ITERATIONS
+                    theirs = scikit_learn(image, true_model, model, scene, seed, iterations)
+                    fits.append(Fit(name, dose, seed, theirs))
+                    print(_line(fits[-1]), flush=True)
+
+    python, reason = _espm(options)
+    scene = SCENES[VARIED]
+    true_model, model = make_models(scene)
+    for dose in () if python is None else (doses if quick else ESPM_DOSES):
+        image = make_image(scene, true_model, dose, 0, size)
+        seconds = 5.0 if quick else ESPM_SECONDS
+        found, note = espm(image, model, scene, 0, python, seconds)
+        fits.append(Fit(VARIED, dose, 0, found, note))
+        print(_line(fits[-1]), flush=True)
+
+    shown = {d: {f.found.method: f for f in _first(fits, d)} for d in doses}
+    truth = make_image(scene, true_model, doses[0], 0, size).truth
+    phases = [phase.name for phase in scene.phases]
+    varied = [f for f in fits if f.scene == VARIED]
+    figure = plot_low_counts(np.asarray(truth.abundance, float), shown, varied, phases)
+    figure.savefig(out / "low_counts.png", dpi=160)
+    write_csv(out / "results.csv", fits, ratios)
+    minutes = (time.perf_counter() - began) / 60
+    about = (
+        f"{size} × {size} pixels, 1980 channels; the run took {minutes:.0f} minutes."
+        + " A quick run, whose numbers mean nothing." * quick
+    )
+    text = as_markdown(fits, ratios, about, 5.0 if quick else ESPM_SECONDS, reason)
+    _write(out, text)
+    print(f"wrote {out} after {minutes:.1f} min")
+    return out
+
+
+def _first(fits: list[Fit], dose: float) -> list[Fit]:
+    return [f for f in fits if f.scene == VARIED and f.dose == dose and f.seed == 0]
+
+
+def _peak_ratio(truth: ej.GroundTruth, found) -> float:
+    """Highest at% of Ca across the boundary, found over true."""
+    row = truth.element_symbols.index("Ca")
+    true = profile(
+        np.asarray(truth.abundance, float), 100 * np.asarray(truth.composition, float)[row]
+    )
+    return float(profile(found.maps, found.composition[row]).max() / true.max())
+
+
+def _espm(options: argparse.Namespace) -> tuple[pathlib.Path | None, str | None]:
+    """Its Python, or a sentence why there is none."""
+    if options.no_espm:
+        return None, "espm was left out (`--no-espm`)."
+    try:
+        return espm_python(options.espm_python), None
+    except (OSError, subprocess.CalledProcessError) as error:
+        return None, f"espm was left out, as its environment could not be made: {error}."
+
+
+def _write(out: pathlib.Path, text: str) -> None:
+    if out != HERE:
+        (out / "tables.md").write_text(text + "\n", encoding="utf-8")
+        return
+    readme = out / "README.md"
+    block = f"<!-- results: begin -->\n{text}\n<!-- results: end -->"
+    pattern = "<!-- results: begin -->.*<!-- results: end -->"
+    page = re.sub(pattern, lambda _: block, readme.read_text(encoding="utf-8"), flags=re.S)
+    readme.write_text(page, encoding="utf-8")
+
+
+def _line(fit: Fit) -> str:
+    found = fit.found
+    return f"{fit.scene}, {fit.dose:g}, seed {fit.seed}, {found.method}: " + " | ".join(
+        (
+            " ".join(f"{v:.3f}" for v in found.correlation),
+            " ".join(f"{v:.1f}°" for v in found.angle),
+            " ".join(f"{v:.2f}" for v in found.error),
+            f"{found.steps} steps, {found.seconds:.1f} s {fit.note}",
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
