@@ -71,6 +71,49 @@ def test_figure2_low_snr(script, tmp_path, monkeypatch):
     assert min(ours) > 0.9
 
 
+def test_low_counts(script, tmp_path, monkeypatch):
+    pytest.importorskip("sklearn")
+    run = script("low_counts")
+    simpler(importlib.import_module("scenes"), monkeypatch)
+    monkeypatch.setattr(run, "QUICK_SCENES", ("spheres",))
+    run.main(["--quick", "--no-espm", "--out", str(tmp_path)])
+    assert figures(tmp_path) == ["low_counts.png"]
+    table = (tmp_path / "tables.md").read_text(encoding="utf-8")
+    assert "| spheres | 150 | scikit-learn | 1 |" in table
+    assert "espm was left out" in table
+    with (tmp_path / "results.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 3  # programs × phases
+    # the list of failures holds exactly the rows beyond the limits
+    beyond = [
+        r for r in rows if float(r["map_correlation"]) < 0.9 or float(r["spectral_angle_deg"]) > 10
+    ]
+    assert f"{len(beyond)} of {len(rows)} phases" in table
+    assert table.count("\n- ") == len(beyond)
+
+
+def test_low_counts_scenes(script):
+    """Each scene is what its name says, and the profile of the truth peaks on the boundary."""
+    script("low_counts")
+    scenes = importlib.import_module("scenes")
+    key = importlib.import_module("jax").random.key(1)
+    for name, scene in scenes.SCENES.items():
+        maps = scene.maps((64, 64), key)
+        assert len(maps) == len(scene.phases), name
+        np.testing.assert_allclose(maps.sum(0), 1, atol=1e-5)
+        assert maps.min() >= -1e-6
+    counts = [len(scenes.SCENES[f"{n} phases"].phases) for n in (2, 3, 4, 5)]
+    assert counts == [2, 3, 4, 5]
+    assert scenes.SCENES["thick foil"].maps((64, 64), key)[1:].max() < 0.5 + 1e-6
+    assert scenes.SCENES["no pure matrix"].maps((64, 64), key)[0].max() < 0.8 + 1e-6
+    matrix, alike = scenes.SCENES["same elements"].phases[:2]
+    assert set(matrix.fractions()) == set(alike.fractions())
+    maps = scenes.SCENES["grain boundary"].maps((64, 64), key)
+    line = scenes.profile(maps, np.array([0.0, 0.0, 100.0]))
+    assert np.argmax(line) == len(line) // 2
+    assert 50 < line.max() < 60  # at% of the layer's 60, averaged over a bin of one pixel
+
+
 def test_judge_of_the_truth_itself(script):
     """The truth, its phases shuffled, is found without error; a mixture of two phases is not."""
     script("figure2_low_snr")
