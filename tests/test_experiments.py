@@ -75,6 +75,10 @@ def test_low_counts(script, tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
     run = script("low_counts")
     simpler(importlib.import_module("scenes"), monkeypatch)
+    programs = importlib.import_module("programs")
+    # a solver that compiles fast; the defaults are tested with figure 2
+    solver = importlib.import_module("esmpy_jax").VariableProjectionNewton()
+    monkeypatch.setattr(programs, "fit", functools.partial(programs.fit, solver=solver))
     monkeypatch.setattr(run, "QUICK_SCENES", ("spheres",))
     run.main(["--quick", "--no-espm", "--out", str(tmp_path)])
     assert figures(tmp_path) == ["low_counts.png"]
@@ -117,7 +121,7 @@ def test_low_counts_scenes(script):
 def test_judge_of_the_truth_itself(script):
     """The truth, its phases shuffled, is found without error; a mixture of two phases is not."""
     script("figure2_low_snr")
-    scenes = importlib.import_module("scenes")
+    scenes, judging = (importlib.import_module(name) for name in ("scenes", "judging"))
     model = importlib.import_module("esmpy_jax").simulate.demo_model()
     image = scenes.make_image(model, "thick foil", 1.0, 3, 32)
     truth = image.truth
@@ -126,7 +130,7 @@ def test_judge_of_the_truth_itself(script):
     shuffled = [2, 0, 1]
     spectra = np.asarray(truth.spectra, float)
     percent = 100 * np.asarray(truth.composition, float)
-    found = scenes.judge(
+    found = judging.judge(
         "x", truth, maps, maps[shuffled], 7 * spectra[:, shuffled], percent[:, shuffled], 0.0, 0
     )
     np.testing.assert_allclose(found.correlation, 1, rtol=1e-12)
@@ -134,7 +138,7 @@ def test_judge_of_the_truth_itself(script):
     np.testing.assert_allclose(found.error, 0, atol=1e-12)
     assert found.found
     mixed = spectra @ np.array([[1, 0, 0], [0, 1, 0], [0.5, 0, 0.5]]).T
-    worse = scenes.judge("x", truth, maps, maps, mixed, percent, 0.0, 0)
+    worse = judging.judge("x", truth, maps, maps, mixed, percent, 0.0, 0)
     assert worse.angle[2] > 1
     assert worse.angle[1] < 1e-5
 

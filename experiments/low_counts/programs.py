@@ -13,6 +13,7 @@ from nmf import kl_nmf
 from scenes import Scene
 
 import esmpy_jax as ej
+from esmpy_jax import fit
 
 OURS, NMF, ESPM = "esmpy_jax", "scikit-learn", "espm"
 HERE = pathlib.Path(__file__).resolve().parent
@@ -36,7 +37,7 @@ def ours(
 ) -> tuple[Found, tuple[str, ...]]:
     """`esmpy_jax.fit` by its defaults."""
     began = time.process_time()
-    solution = ej.fit(image, model, len(scene.phases), key=jax.random.key(seed))
+    solution = fit(image, model, len(scene.phases), key=jax.random.key(seed))
     used = time.process_time() - began
     truth = image.truth
     found = judge(
@@ -54,7 +55,7 @@ def ours(
 
 def count_phases(image: ej.SpectrumImage, model: ej.EDSModel, seed: int) -> int:
     """How many phases `fit(image, model, "auto")` takes."""
-    return len(ej.fit(image, model, "auto", key=jax.random.key(seed)).abundance)
+    return len(fit(image, model, "auto", key=jax.random.key(seed)).abundance)
 
 
 def scikit_learn(

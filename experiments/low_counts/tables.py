@@ -101,7 +101,10 @@ def _peaks(ratios: Ratios) -> list[str]:
 
 def _failures(fits: Sequence[Fit]) -> list[str]:
     out = []
-    for fit in fits:
+    programs, scenes = (OURS, NMF, ESPM), list(SCENES)
+    for fit in sorted(
+        fits, key=lambda f: (programs.index(f.found.method), scenes.index(f.scene), f.dose, f.seed)
+    ):
         for a, name in enumerate(names_of(fit.scene)):
             r, angle = fit.found.correlation[a], fit.found.angle[a]
             # a comparison that is false for NaN counts it as a failure
