@@ -77,8 +77,9 @@ def test_low_counts(script, tmp_path, monkeypatch):
     simpler(importlib.import_module("scenes"), monkeypatch)
     programs = importlib.import_module("programs")
     # a solver that compiles fast; the defaults are tested with figure 2
-    solver = importlib.import_module("esmpy_jax").VariableProjectionNewton()
-    monkeypatch.setattr(programs, "fit", functools.partial(programs.fit, solver=solver))
+    ej = importlib.import_module("esmpy_jax")
+    fast = {"solver": ej.MultiplicativeUpdate(), "start": ej.RandomStart(), "max_steps": 200}
+    monkeypatch.setattr(programs, "fit", functools.partial(programs.fit, **fast))
     monkeypatch.setattr(run, "QUICK_SCENES", ("spheres",))
     run.main(["--quick", "--no-espm", "--out", str(tmp_path)])
     assert figures(tmp_path) == ["low_counts.png"]
