@@ -109,5 +109,8 @@ def _errors(part, fits):
         axes.minorticks_off()
         if scale == "log":
             axes.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
-    handles = [Line2D([], [], color=COLOURS[p], marker=MARKERS[p], lw=2, label=p) for p in programs]
+    handles = [
+        Line2D([], [], color=COLOURS[p], marker=MARKERS[p], lw=2, label=labels.get(p, p))
+        for p in programs
+    ]
     part.legend(handles=handles, loc="outside lower center", ncols=len(handles))

@@ -131,6 +131,5 @@ def _warned(fits: Sequence[Fit]) -> list[str]:
                 any(DEFAULTED not in w for w in fit.warnings)
             )
     said = [f"{name}: {sum(w)} of {len(w)}" for name, w in cells.items() if any(w)]
-    return [
-        f"Fits of this program that came with a warning (other than of defaults): {'; '.join(said) or 'none'}."
-    ]
+    head = "Fits of this program that came with a warning (other than of defaults)"
+    return [f"{head}: {'; '.join(said) or 'none'}."]
