@@ -109,6 +109,8 @@ def _errors(part, fits):
         axes.minorticks_off()
         if scale == "log":
             axes.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
+    stopped = any(f.note for f in fits if f.found.method == ESPM)
+    labels = {ESPM: "espm, stopped by time"} if stopped else {}
     handles = [
         Line2D([], [], color=COLOURS[p], marker=MARKERS[p], lw=2, label=labels.get(p, p))
         for p in programs
