@@ -83,7 +83,8 @@ def test_csv_holds_the_composition(fitted):
     data = ej.Solution.load(out / "solution.nc").dataset
     with (out / "composition.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["phase", "element", "at%", "at% stderr", "wt%", "wt% stderr"]
+    titles = ["at%", "at% stderr", "at% low", "at% high", "wt%", "wt% stderr"]
+    assert list(rows[0]) == ["phase", "element", *titles]
     assert [(r["phase"], r["element"]) for r in rows] == [
         (p, e) for p in ("A & B", "C", "D") for e in ELEMENTS
     ]
@@ -92,6 +93,8 @@ def test_csv_holds_the_composition(fitted):
         for column, name in (
             ("at%", "composition"),
             ("at% stderr", "composition_stderr"),
+            ("at% low", "composition_low"),
+            ("at% high", "composition_high"),
             ("wt%", "weight_percent"),
             ("wt% stderr", "weight_percent_stderr"),
         ):

@@ -130,8 +130,9 @@ def fit(
         )
         n_phases = number.n_phases
     check_limits(n_phases, max_steps, tol, max_seconds)
-    if max_seconds is not None:
-        max_seconds = max(max_seconds - (time.perf_counter() - began), 0.0)
+    seconds = max_seconds
+    if number is not None and max_seconds is not None:
+        seconds = max(max_seconds - (time.perf_counter() - began), 0.0)
     names = None if phase_names is None else tuple(str(name) for name in phase_names)
     check(
         names is None or len(set(names)) == len(names) == n_phases,
@@ -154,7 +155,7 @@ def fit(
             key=key,
             max_steps=max_steps,
             tol=tol,
-            max_seconds=max_seconds,
+            max_seconds=seconds,
             progress=progress,
         )
     else:
@@ -176,7 +177,7 @@ def fit(
             key=key,
             max_steps=max_steps,
             tol=tol,
-            max_seconds=max_seconds,
+            max_seconds=seconds,
             progress=progress,
         )
         judged = fine
