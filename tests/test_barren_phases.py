@@ -26,7 +26,7 @@ MODEL = ej.EDSModel.from_axis(
 def scene():
     """A particle in a matrix, and a strip in which the grid shines at a fifth of the dose."""
     y, x = np.indices((SIDE, SIDE))
-    particle = np.clip(1.3 - np.hypot(y - 15, x - 15) / 8, 0, 1)
+    particle = np.clip(2.0 - np.hypot(y - 15, x - 15) / 8, 0, 1)
     image = simulate(
         MODEL, PHASES, np.stack([1 - particle, particle]), COUNTS, key=jax.random.key(0)
     )
