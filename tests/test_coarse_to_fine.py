@@ -28,7 +28,7 @@ def test_more_steps_reach_the_binned_fit(problem, monkeypatch, coarse_steps, pol
     solver = ej.CoarseToFine(
         factor=2,
         purity=1.0,
-        absent_below=(),
+        absent_below=0.0,
         starts=(ej.RandomStart(),),
         solver=ej.MultiplicativeUpdate(),
         fine_solver=ej.AbundanceUpdate(),

@@ -31,8 +31,10 @@ def choice_sentences(solution: Solution) -> list[str]:
     if chosen["smoothness"] is not None:
         out.append(f"Maps with a total variation of strength {chosen['smoothness']:.3g}.")
     if chosen["absent_below"] > 0:
-        percent = 100 * chosen["absent_below"]
-        out.append(f"Phases with less than {percent:g} % of a bin were taken as absent from it.")
+        out.append(
+            f"Phases whose share of a bin is below {chosen['absent_below']:g} of its standard "
+            "errors were taken as absent from it."
+        )
     starts = np.asarray(chosen["starts"])
     near = int((starts <= starts.min() + 1).sum())
     out.append(f"{near} of {len(starts)} starts came to the same solution within 1 nat.")

@@ -36,6 +36,7 @@ from ..solve import (
     factorise,
     upsample,
 )
+from ..solve._pixel_quadratics import symmetric
 from ._held_out import difference, held_out_losses, within_error
 from ._image import select_window
 
@@ -56,6 +57,9 @@ _RATIO = float(np.sqrt(2))
 
 #: Least and largest smoothness that are tried, over the root of the counts per pixel.
 _LEAST, _MOST = 0.1, 16.0
+
+#: From this share on a phase is never taken as absent.
+_MOST_ABSENT = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -359,15 +363,14 @@ def try_absent(
     job: Job,
     parts: Parts,
     found: Judged,
-    levels: Sequence[float],
+    level: float,
     purity: float,
     max_steps: int,
     given: AbstractRegulariser | None,
 ) -> tuple[float, Tried]:
-    """The level below which a share counts as none, and the loss at each that was tried.
+    """The level if the held-out counts do not clearly object to it, else 0, and both losses.
 
-    The simplest that is as good as the best: the largest level, then no level (0) and with it the
-    purity of the candidate, then smaller levels.
+    No level (0) means the candidate as it is, with its own purity.
     """
     candidate = found.candidate
     regulariser = smoothing(found.smoothness or 0.0) if given is None else given
@@ -375,53 +378,56 @@ def try_absent(
     if parts.window is not None:
         start = at_full_resolution(candidate.fit, parts.train.scan_shape, candidate.factor, _FLOOR)
         maps = job.maps(parts.train, candidate.fit, start, regulariser).abundances
-    counts = candidate.fit.problem.counts
-    tried: list[float] = []
-    losses: list[np.ndarray] = []
-    for level in sorted((v for v in levels if v > 0), reverse=True):
-        if job.is_late:
-            return 0.0, ()
-        fit = refit(
-            job,
-            candidate.fit,
-            counts,
-            maps,
-            parts.train,
-            candidate.factor,
-            purity,
-            level,
-            max_steps,
-        )
-        new = job.maps(parts.to_fit, fit, parts.cut(floored(maps)), regulariser).abundances
-        losses.append(_losses(parts.to_judge, fit, new))
-        tried.append(level)
-    tried.insert(1, 0.0)
-    losses.insert(1, found.losses)
-    return tried[within_error(losses)], above_lowest(tried, losses)
+    if job.is_late:
+        return 0.0, ()
+    fit = refit(job, candidate.fit, maps, parts.train, candidate.factor, purity, level, max_steps)
+    new = job.maps(parts.to_fit, fit, parts.cut(floored(maps)), regulariser).abundances
+    losses = [_losses(parts.to_judge, fit, new), found.losses]
+    worse, error = difference(*losses)
+    return 0.0 if worse > 2 * error else level, above_lowest((level, 0.0), losses)
 
 
 def refit(
     job: Job,
     fit: Factorisation,
-    binned: AbstractCounts,
     maps: Abundances,
     counts: AbstractCounts,
     factor: int,
     purity: float,
-    below: float,
+    level: float,
     max_steps: int,
 ) -> Factorisation:
     """The binned fit again, without the phases that the maps show to be absent from a bin.
 
     Phases hold together in space, which the maps know and a bin by itself does not: with noise
     its shares are positive where there is nothing, and spectra would be pushed apart to make up
-    for it. The largest share of a bin always stays.
+    for it. A share of the maps counts as none below `level` standard errors of the bin's own
+    share (see `share_errors`), but never from a tenth on, nor if it is the largest of the bin.
     """
     shares = in_bins(maps, counts.scan_shape, factor)
-    absent = (shares < below) & (shares < shares.max(0))
+    least = np.minimum(level * share_errors(fit, shares), _MOST_ABSENT)
+    absent = (shares < least) & (shares < shares.max(0))
     kept = np.where(absent, 0.0, np.maximum(shares, 1e-3))
     start = GivenStart(fit.weights, as_floats(kept / kept.sum(0)))
-    return job.binned(binned, start, purity_penalty(purity), max_steps, absent)
+    return job.binned(fit.problem.counts, start, purity_penalty(purity), max_steps, absent)
+
+
+def share_errors(
+    fit: Factorisation, shares: Float[np.ndarray, "phase bin"]
+) -> Float[np.ndarray, "phase bin"]:
+    """Standard error of each share of a bin against its largest, all others held.
+
+    It is `1 / sqrt(v' A v)` with `v` the exchange of the two phases and `A` the information that
+    the bin's counts hold on its abundances, at the given shares.
+    """
+    h = as_floats(np.maximum(shares, 1e-4))
+    _, second = fit.problem.counts.pixel_moments(fit.basis.endmembers(fit.weights), h)
+    a = np.asarray(symmetric(second, jnp.zeros_like(h)), np.float64)
+    largest, bins = shares.argmax(0), np.arange(shares.shape[1])
+    own = np.einsum("aab->ab", a)
+    known = own - 2 * a[:, largest, bins] + own[largest, bins]
+    # for the largest itself, and for phases that cannot be told apart, nothing is known
+    return np.where(known > 1e-6 * own.max(0), 1 / np.sqrt(np.maximum(known, 1e-300)), np.inf)
 
 
 def smoothing(strength: float) -> AbstractRegulariser:

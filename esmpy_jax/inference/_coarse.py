@@ -81,9 +81,9 @@ class CoarseToFine(eqx.Module):
     - `purity`: strength of half `LogSparsity` and half `RegionalSparsity` on the bins' shares.
         `None` takes the least of `purities` that is as good as the best (within one standard
         error). 0 switches it off.
-    - `absent_below`: phases whose share of a bin is below this in the maps are taken as absent
-        there, and W is fitted again with the least purity. The largest of several values is
-        taken if it is as good as the best (within one standard error), then none, then the others.
+    - `absent_below`: phases whose share of a bin is in the maps below so many standard errors of
+        the bin's own share are taken as absent there, and W is fitted again with the least purity,
+        unless the held-out counts clearly object (by two standard errors). 0 switches it off.
     - `starts`: of the binned fit; each is given `trial_steps`, and the one with the lowest
         objective goes on.
     - `solver`: of the binned fit; `fine_solver`: of the maps, one that holds W.
@@ -103,7 +103,7 @@ class CoarseToFine(eqx.Module):
     )
     purity: float | None = None
     purities: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-    absent_below: tuple[float, ...] = (0.05, 0.02)
+    absent_below: float = 1.5
     held_out: float = 0.2
     solver: AbstractSolver = VariableProjectionNewton()
     fine_solver: AbstractSolver = AbundanceNewton()
@@ -169,7 +169,7 @@ class CoarseToFine(eqx.Module):
         parts = Parts(relative(train), test)
         found, factors = self._searched(job, parts, purities, regulariser, steps)
         absent, absents = 0.0, ()
-        if max(self.absent_below, default=0.0) > 0:
+        if self.absent_below > 0:
             absent, absents = try_absent(
                 job, parts, found, self.absent_below, min(purities), steps, regulariser
             )
@@ -247,7 +247,6 @@ class CoarseToFine(eqx.Module):
             coarse = refit(
                 job,
                 coarse,
-                binned,
                 fine.abundances,
                 whole,
                 choices.factor,

@@ -39,18 +39,21 @@ def ours(
     began = time.process_time()
     solution = fit(image, model, len(scene.phases), key=jax.random.key(seed))
     used = time.process_time() - began
-    truth = image.truth
-    found = judge(
+    return judged(image, solution, used), tuple(solution.warnings)
+
+
+def judged(image: ej.SpectrumImage, solution: ej.Solution, seconds: float) -> Found:
+    """A solution against the truth."""
+    return judge(
         OURS,
-        truth,
-        np.asarray(truth.abundance, float),
+        image.truth,
+        np.asarray(image.truth.abundance, float),
         solution.abundance,
         solution.dataset["spectra"].values,
         solution.composition.values,
-        used,
+        seconds,
         int(solution.dataset.attrs["n_steps"]),
     )
-    return found, tuple(solution.warnings)
 
 
 def count_phases(image: ej.SpectrumImage, model: ej.EDSModel, seed: int) -> int:

@@ -23,10 +23,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "common"))
 from espm_environment import espm_python
 from figures import plot_low_counts
 from programs import OURS, Fit, count_phases, espm, ours, scikit_learn
-from scenes import SCENES, make_image, make_models, profile
+from scenes import SCENES, make_image, make_models, peak_ratio
 from tables import as_markdown, write_csv
-
-import esmpy_jax as ej
 
 HERE = pathlib.Path(__file__).resolve().parent
 VARIED = "spheres"  # the scene whose dose is varied
@@ -79,7 +77,8 @@ def main(arguments: list[str] | None = None) -> pathlib.Path:
             fits.append(Fit(name, dose, seed, found, "", warnings, number))
             print(_line(fits[-1]), flush=True)
             if name == "grain boundary":
-                ratios[name, dose, seed, OURS] = _peak_ratio(image.truth, found)
+                ratio = peak_ratio(image.truth, found.maps, found.composition)
+                ratios[name, dose, seed, OURS] = ratio
             if seed == 0:
                 iterations = 50 if quick else NMF_ITERATIONS
                 theirs = scikit_learn(image, true_model, model, scene, seed, iterations)
@@ -127,15 +126,6 @@ def _doses(name: str, doses: tuple[float, ...], quick: bool) -> tuple[float, ...
 
 def _first(fits: list[Fit], dose: float) -> list[Fit]:
     return [f for f in fits if f.scene == VARIED and f.dose == dose and f.seed == 0]
-
-
-def _peak_ratio(truth: ej.GroundTruth, found) -> float:
-    """Highest at% of Ca across the boundary, found over true."""
-    row = truth.element_symbols.index("Ca")
-    true = profile(
-        np.asarray(truth.abundance, float), 100 * np.asarray(truth.composition, float)[row]
-    )
-    return float(profile(found.maps, found.composition[row]).max() / true.max())
 
 
 def _espm(options: argparse.Namespace) -> tuple[pathlib.Path | None, str | None]:

@@ -174,3 +174,10 @@ def profile(maps: np.ndarray, percent: np.ndarray) -> np.ndarray:
     reach = min(12, size // 4)
     local = np.tensordot(percent, maps, axes=1)
     return np.array([local[distance == d].mean() for d in range(-reach, reach + 1)])
+
+
+def peak_ratio(truth: ej.GroundTruth, maps: np.ndarray, composition: np.ndarray) -> float:
+    """Highest at% of Ca across the boundary, found over true; composition in at%."""
+    row = truth.element_symbols.index("Ca")
+    true = np.asarray(truth.abundance, float), 100 * np.asarray(truth.composition, float)[row]
+    return float(profile(maps, composition[row]).max() / profile(*true).max())

@@ -1,0 +1,279 @@
+"""What the defaults are meant to reach, checked draw by draw.
+
+    python experiments/low_counts/aims.py [--only NAME ...] [--draws N] [--quick] [--out DIR]
+
+Fits every scene below with the defaults, counts the draws within the aim and writes the table
+between the markers `aims` of this folder's README.md and `aims.csv` with every draw (with `--out`,
+or a part of the lines, DIR or a temporary folder). `--quick` is a small run.
+"""
+
+import argparse
+import csv
+import dataclasses
+import json
+import pathlib
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "common"))
+
+from judging import Found
+from programs import judged
+from scenes import SCENES, make_image, make_models, peak_ratio
+
+from esmpy_jax import Solution, SpectrumImage, fit
+
+HERE = pathlib.Path(__file__).resolve().parent
+COLUMNS = ("line", "scene", "counts_per_pixel", "draw", "phase", "map_correlation")
+COLUMNS += ("spectral_angle_deg", "at_percent_error", "within", "value", "wall_seconds", "open")
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """One fit: whether it is within the aim, and the figure that the aim is about."""
+
+    within: bool
+    value: str
+    found: Found | None
+    open_phases: int
+    seconds: float
+
+
+Test = Callable[[Solution, Found, SpectrumImage], tuple[bool, str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One thing that is to be shown: scenes, number of draws, how many have to be within."""
+
+    scenes: Sequence[str]
+    dose: float
+    draws: int
+    needed: float  # share of the draws
+    aim: str
+    test: Test
+    auto: bool = False  # the number of phases is asked for
+
+
+def maps_and_compositions(
+    correlation: float, angles: Sequence[float], errors: Sequence[float]
+) -> Test:
+    """Every phase within: correlation at least, angle (degrees) and at% error at most."""
+
+    def test(_, found, __):
+        good = (
+            (found.correlation >= correlation)
+            & (found.angle <= np.array(angles))
+            & (found.error <= np.array(errors))
+        )
+        return bool(good.all()), f"{found.correlation.min():.3f}"
+
+    return test
+
+
+def correlations(least: float) -> Test:
+    """Every map correlates with the truth at least so much."""
+
+    def test(_, found, __):
+        return bool((found.correlation >= least).all()), f"{found.correlation.min():.3f}"
+
+    return test
+
+
+def peak(_, found: Found, image: SpectrumImage) -> tuple[bool, str]:
+    """The peak of the profile of Ca within 15 %."""
+    ratio = peak_ratio(image.truth, found.maps, found.composition)
+    return abs(ratio - 1) <= 0.15, f"{ratio:.3f}"
+
+
+def said_open(solution: Solution, _, __) -> tuple[bool, str]:
+    """At least one phase is said to be open."""
+    n = _open(solution)
+    return n > 0, str(n)
+
+
+def not_said_open(solution: Solution, _, __) -> tuple[bool, str]:
+    """No phase is said to be open."""
+    n = _open(solution)
+    return n == 0, str(n)
+
+
+def right_number(solution: Solution, _, image: SpectrumImage) -> tuple[bool, str]:
+    """The number of phases."""
+    n = len(solution.abundance)
+    return n == len(image.truth.phase_names), str(n)
+
+
+FEW = maps_and_compositions(0.97, (1, 3.5, 5), (0.2, 1.8, 1.4))
+MANY = maps_and_compositions(0.99, (0.5, 2, 2), (0.1, 0.6, 0.5))
+FEW_AIM = "correlations ≥ .97, angles ≤ 1/3.5/5°, at% ≤ .2/1.8/1.4"
+MANY_AIM = "correlations ≥ .99, angles ≤ .5/2/2°, at% ≤ .1/.6/.5"
+
+LINES = {
+    "spheres": Line(("spheres",), 18.0, 20, 1.0, FEW_AIM, FEW),
+    "spheres, 293": Line(("spheres",), 293.0, 20, 1.0, MANY_AIM, MANY),
+    "thickness": Line(("varying thickness",), 18.0, 20, 1.0, FEW_AIM, FEW),
+    "thickness, 293": Line(("varying thickness",), 293.0, 10, 1.0, MANY_AIM, MANY),
+    "radius 8": Line(("radius 8",), 18.0, 10, 0.9, "correlations ≥ .9", correlations(0.9)),
+    "boundary": Line(("grain boundary",), 15.0, 10, 1.0, "peak of Ca within 15 %", peak),
+    "open": Line(
+        ("thick foil", "no pure matrix", "grain boundary"),
+        18.0,
+        10,
+        0.9,
+        "a phase is called open",
+        said_open,
+    ),
+    "not open": Line(
+        ("spheres", "radius 8", "2 phases", "3 phases"),
+        18.0,
+        20,
+        0.95,
+        "no phase is called open",
+        not_said_open,
+    ),
+} | {
+    f"{k} phases": Line((f"{k} phases",), 50.0, 10, 0.8, f'"auto" finds {k}', right_number, True)
+    for k in (2, 3, 4, 5)
+}
+
+
+def main(arguments: list[str] | None = None) -> pathlib.Path:
+    """Run the check; returns the folder with what it wrote."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=LINES, help="some lines")
+    parser.add_argument("--draws", type=int, help="fewer or more draws of each scene")
+    parser.add_argument("--first", type=int, default=0, help="seed of the first draw")
+    parser.add_argument("--quick", action="store_true", help="a small run of one draw")
+    parser.add_argument("--out", type=pathlib.Path, help="folder for everything that is written")
+    options = parser.parse_args(arguments)
+    names = options.only or (["boundary"] if options.quick else list(LINES))
+    partial = options.quick or options.only or options.draws or options.first
+    out = options.out or (pathlib.Path(tempfile.mkdtemp()) if partial else HERE)
+    out.mkdir(parents=True, exist_ok=True)
+    size = 32 if options.quick else 128
+    began = time.perf_counter()
+    fits: dict[tuple, tuple[Solution, float]] = {}
+    groups: list[tuple[str, str, list[Draw]]] = []
+    for name in names:
+        line = LINES[name]
+        n = 1 if options.quick else options.draws or line.draws
+        for scene in line.scenes:
+            draws = []
+            for seed in range(options.first, options.first + n):
+                draws.append(_draw(line, scene, seed, size, fits))
+                print(f"{name} | {scene} {seed}: {_words(draws[-1])}", flush=True)
+            groups.append((name, scene, draws))
+    minutes = (time.perf_counter() - began) / 60
+    _write_csv(out / "aims.csv", groups, options.first)
+    text = _table(groups, size, minutes)
+    if out == HERE:
+        _into_readme(text)
+    else:
+        (out / "aims.md").write_text(text + "\n", encoding="utf-8")
+    print(f"wrote {out} after {minutes:.1f} min")
+    return out
+
+
+def _draw(line: Line, scene: str, seed: int, size: int, fits: dict) -> Draw:
+    """The fit, or the same fit from an earlier line, and its test."""
+    kind = SCENES[scene]
+    dose = min(line.dose, kind.dose) if not line.auto and line.dose == 18.0 else line.dose
+    key = (scene, dose, seed, line.auto)
+    true_model, model = make_models(kind)
+    image = make_image(kind, true_model, dose, seed, size)
+    if key not in fits:
+        began = time.perf_counter()
+        n = "auto" if line.auto else len(kind.phases)
+        solution = fit(image, model, n, key=jax.random.key(seed))
+        fits[key] = solution, time.perf_counter() - began
+    solution, seconds = fits[key]
+    same = len(solution.abundance) == len(kind.phases)
+    found = judged(image, solution, seconds) if same else None
+    within, value = line.test(solution, found, image)
+    return Draw(within, value, found, _open(solution), seconds)
+
+
+def _open(solution: Solution) -> int:
+    """How many phases the fit says are open."""
+    records = json.loads(solution.dataset.attrs["ambiguities"])
+    return sum(not r["determined"] for r in records)
+
+
+def _words(draw: Draw) -> str:
+    found = draw.found
+    numbers = [f"{'within' if draw.within else 'NOT within'} ({draw.value})"]
+    if found is not None:
+        numbers += [
+            " ".join(f"{v:.3f}" for v in found.correlation),
+            " ".join(f"{v:.2f}°" for v in found.angle),
+            " ".join(f"{v:.2f}" for v in found.error),
+        ]
+    return " | ".join([*numbers, f"{draw.open_phases} open", f"{draw.seconds:.1f} s"])
+
+
+def _write_csv(path: pathlib.Path, groups, first: int) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for name, scene, draws in groups:
+            line = LINES[name]
+            for seed, draw in enumerate(draws, first):
+                tail = [int(draw.within), draw.value, f"{draw.seconds:.1f}", draw.open_phases]
+                head = [name, scene, f"{line.dose:g}", seed]
+                found = draw.found
+                if found is None:
+                    writer.writerow([*head, "", "", "", "", *tail])
+                    continue
+                for a, phase in enumerate(SCENES[scene].phases):
+                    numbers = (found.correlation[a], found.angle[a], found.error[a])
+                    writer.writerow([*head, phase.name, *(f"{v:.4f}" for v in numbers), *tail])
+
+
+def _table(groups, size: int, minutes: float) -> str:
+    """One row for each line and scene."""
+    out = [
+        f"{size} × {size} pixels, 1980 channels; the run took {minutes:.0f} minutes. Worst of all "
+        "draws, phase by phase in the order of the list of scenes. Seconds: median of wall time.",
+        "",
+        "| scene | counts per pixel | aim | draws within | asked | correlation, worst | angle, "
+        "worst (°) | at% error, worst | s |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, scene, draws in groups:
+        line = LINES[name]
+        found = [d.found for d in draws if d.found is not None]
+        cells = ["–"] * 3
+        if found:
+            worst = (
+                np.min([f.correlation for f in found], 0),
+                np.max([f.angle for f in found], 0),
+                np.max([f.error for f in found], 0),
+            )
+            forms = (".3f", ".2f", ".2f")
+            cells = [
+                " / ".join(format(v, form) for v in w) for w, form in zip(worst, forms, strict=True)
+            ]
+        within = f"{sum(d.within for d in draws)} of {len(draws)}"
+        dose = min(line.dose, SCENES[scene].dose) if line.dose == 18.0 else line.dose
+        row = [scene, f"{dose:g}", line.aim, within, f"{100 * line.needed:g} %", *cells]
+        out.append("| " + " | ".join([*row, f"{np.median([d.seconds for d in draws]):.1f}"]) + " |")
+    return "\n".join(out)
+
+
+def _into_readme(text: str) -> None:
+    readme = HERE / "README.md"
+    block = f"<!-- aims: begin -->\n{text}\n<!-- aims: end -->"
+    pattern = "<!-- aims: begin -->.*<!-- aims: end -->"
+    page = re.sub(pattern, lambda _: block, readme.read_text(encoding="utf-8"), flags=re.S)
+    readme.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
