@@ -49,6 +49,9 @@ SMALL_SHARE = 0.05
 #: Steps of the maps well below this cost like a Laplacian, others in proportion to their height.
 SMALL_STEP = 0.01
 
+#: Nats that are strong evidence.
+STRONG = 3.0
+
 #: Least share of a phase with which a fit of the maps begins.
 _FLOOR = 0.01
 
@@ -370,7 +373,9 @@ def try_absent(
 ) -> tuple[float, Tried]:
     """The level if the held-out counts do not clearly object to it, else 0, and both losses.
 
-    No level (0) means the candidate as it is, with its own purity.
+    They object when it is worse by two standard errors and by three nats (strong evidence after
+    Kass & Raftery, J. Am. Stat. Assoc. 90 (1995) 773). No level (0) means the candidate as it is,
+    with its own purity.
     """
     candidate = found.candidate
     regulariser = smoothing(found.smoothness or 0.0) if given is None else given
@@ -384,7 +389,8 @@ def try_absent(
     new = job.maps(parts.to_fit, fit, parts.cut(floored(maps)), regulariser).abundances
     losses = [_losses(parts.to_judge, fit, new), found.losses]
     worse, error = difference(*losses)
-    return 0.0 if worse > 2 * error else level, above_lowest((level, 0.0), losses)
+    objected = worse > max(2 * error, STRONG)
+    return 0.0 if objected else level, above_lowest((level, 0.0), losses)
 
 
 def refit(

@@ -83,7 +83,8 @@ class CoarseToFine(eqx.Module):
         error). 0 switches it off.
     - `absent_below`: phases whose share of a bin is in the maps below so many standard errors of
         the bin's own share are taken as absent there, and W is fitted again with the least purity,
-        unless the held-out counts clearly object (by two standard errors). 0 switches it off.
+        unless the held-out counts clearly object (by two standard errors and three nats). 0
+        switches it off.
     - `starts`: of the binned fit; each is given `trial_steps`, and the one with the lowest
         objective goes on.
     - `solver`: of the binned fit; `fine_solver`: of the maps, one that holds W.

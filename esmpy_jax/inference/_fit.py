@@ -203,12 +203,7 @@ def fit(
     ended = ending(fine, judged, "coarse_steps of CoarseToFine" if coarse else "max_steps")
     unclear = ()
     if choices is not None:
-        unclear = ambiguities(
-            judged,
-            fine.abundances,
-            np.asarray(image.counts.pixel_totals(), float),
-            _percent(np.flatnonzero(fine.basis.composition_rows)),
-        )
+        unclear = ambiguities(fine, _percent(np.flatnonzero(fine.basis.composition_rows)))
     more = of_starts(choices.agreeing_starts, len(choices.starts)) if choices else []
     return _solution(image, model, fine, judged, ended, names, anchored, settings, unclear, more)
 

@@ -11,6 +11,10 @@ element that a lacks. With noise both ends are soft: t is allowed as long as the
 at most `TOLERANCE` nats more than the best H for t = 0 (a profile likelihood with the other spectra
 held). For t > 0 the likelihood of each pixel is taken as the quadratic around its best H, which
 leaves a small problem with bounds for every t.
+
+All this is asked of pixels pooled by what the maps say they hold (`pooled_by_shares`): a pool has
+the counts to tell shares of a few percent, and is as pure as its pixels, however small a particle
+is.
 """
 
 import dataclasses
@@ -26,7 +30,7 @@ from jaxtyping import Array, Float, Int
 from .._arrays import as_floats
 from .._basis import Basis
 from .._types import Abundances, Endmembers, Scalar, Weights
-from ..objective import NoRegulariser, pixel_excess
+from ..objective import AbstractCounts, NoRegulariser, pixel_excess, pool_counts
 from ..solve import Factorisation, Problem
 from ..solve._abundance_newton import LocalModel, settled_abundances
 from ..solve._pixel_quadratics import bounded_minimum, product
@@ -41,6 +45,9 @@ PURE, ENOUGH = 0.9, 1e-3
 #: An element of the other phase that is absent: at least the first at% there, at most the second
 #: share of that here.
 _PRESENT, _ABSENT = 1.0, 0.02
+
+#: Most pools of pixels, and least counts of a pool on average.
+POOLS, LEAST_COUNTS, _FEWEST_POOLS = 1024, 1000.0, 64
 
 #: Change of a composition in at% from which the mixtures matter.
 MATTERS = 5.0
@@ -107,33 +114,33 @@ class Ambiguity:
 
 def ambiguities(
     fit: Factorisation,
-    maps: Abundances,
-    counts_per_pixel: Float[np.ndarray, " pixel"],
     composition: Callable[[np.ndarray], Float[np.ndarray, "element phase"]],
 ) -> tuple[Ambiguity, ...]:
     """The ambiguity of each phase.
 
-    - `fit`: of the binned image; its likelihood alone is asked, without penalties.
-    - `maps`: shares of the atoms or counts of each pixel, at full resolution.
+    - `fit`: of the image, with abundances that sum to one; its likelihood alone is asked, without
+        penalties.
     - `composition`: at% of each phase from W.
     """
     weights = np.asarray(fit.weights, np.float64)
     n = weights.shape[1]
+    counts, start = pooled_by_shares(fit.problem.counts, np.asarray(fit.abundances))
     problem = eqx.tree_at(
-        lambda p: (p.regulariser, p.fixed_abundances),
+        lambda p: (p.counts, p.regulariser, p.fixed_abundances),
         fit.problem,
-        (NoRegulariser(), None),
+        (counts, NoRegulariser(), None),
         is_leaf=lambda x: x is None,
     )
     spectra = fit.basis.endmembers(fit.weights)
     found = composition(weights)
-    base, abundances, model = _settled(problem, spectra, fit.abundances)
-    shares = np.asarray(maps)
+    base, abundances, model = _settled(problem, spectra, start)
+    shares = np.asarray(abundances)
     pure = shares >= PURE * shares.sum(0)
-    total = max(float(counts_per_pixel.sum()), 1.0)
+    in_pool = np.asarray(counts.pixel_totals(), np.float64)
+    total = max(float(in_pool.sum()), 1.0)
     out = []
     for a in range(n):
-        held = float(counts_per_pixel[pure[a]].sum()) / total
+        held = float(in_pool[pure[a]].sum()) / total
         anchored = held >= ENOUGH
         inward, outward = np.zeros(n), np.zeros(n)
         seen = [found[:, a]]
@@ -164,6 +171,40 @@ def ambiguities(
             )
         )
     return tuple(out)
+
+
+def pooled_by_shares(
+    counts: AbstractCounts, maps: Float[np.ndarray, "phase pixel"]
+) -> tuple[AbstractCounts, Float[Array, "phase pool"]]:
+    """The counts of pixels with like shares added up, and the mean shares of each pool.
+
+    Pixels go together that have the same two largest phases. Along the way from one of these to the
+    other a pool is full at a total over `POOLS` or, where that is less than `LEAST_COUNTS`, over a
+    smaller power of two. The number of pools is fixed by that, those that are left over are empty.
+    """
+    n = len(maps)
+    totals = np.asarray(counts.pixel_totals(), np.float64)
+    size = POOLS
+    while size > _FEWEST_POOLS and totals.sum() < LEAST_COUNTS * size:
+        size //= 2
+    shares = maps / np.maximum(maps.sum(0), 1e-30)
+    first, second = (np.sort(np.argsort(-shares, axis=0)[:2], axis=0)[[0, -1]]).astype(np.int64)
+    along = np.take_along_axis(shares, second[None], 0) - np.take_along_axis(shares, first[None], 0)
+    segment = first * n + second
+    order = np.lexsort((along[0], segment))
+    pool, offset = np.zeros(counts.n_pixels, np.int64), 0
+    for one in np.unique(segment):
+        members = order[segment[order] == one]
+        filled = np.cumsum(totals[members]) - 0.5 * totals[members]
+        index = np.floor(filled * size / max(totals.sum(), 1.0)).astype(np.int64)
+        pool[members] = offset + index
+        offset += int(index[-1]) + 1
+    n_pools = size + max(n * (n - 1) // 2, 1)
+    weight = np.maximum(totals, 1e-6 * max(totals.mean(), 1.0))
+    mean = np.stack([np.bincount(pool, weights=weight * row, minlength=n_pools) for row in shares])
+    filled = mean.sum(0)
+    mean = np.where(filled > 0, mean / np.where(filled > 0, filled, 1.0), 1 / n)
+    return pool_counts(counts, pool, (n_pools,), "dense"), as_floats(mean)
 
 
 @eqx.filter_jit

@@ -3,6 +3,7 @@
 from ._build import as_counts as as_counts
 from ._build import bin_counts as bin_counts
 from ._build import counts_from_coo as counts_from_coo
+from ._build import pool_counts as pool_counts
 from ._build import relative_to_counts as relative_to_counts
 from ._constraints import AbstractConstraint as AbstractConstraint
 from ._constraints import SumToOneAbundances as SumToOneAbundances

@@ -142,20 +142,34 @@ def bin_counts(counts: AbstractCounts, factor: int) -> AbstractCounts:
     shape = counts.scan_shape
     small = tuple(-(-s // factor) for s in shape)
     to_bin = np.ravel_multi_index(tuple(i // factor for i in np.indices(shape)), small).ravel()
-    to_bin = to_bin.astype(index_type(math.prod(small)))
+    return pool_counts(counts, to_bin, small)
+
+
+def pool_counts(
+    counts: AbstractCounts,
+    pool: np.ndarray,
+    shape: tuple[int, ...],
+    storage: Storage = "auto",
+) -> AbstractCounts:
+    """Sum the pixels that go to the same pool; counts and exposure add up, of an empty pool to 0.
+
+    - `pool`: for each pixel an index into `shape`, flattened.
+    """
+    size = math.prod(shape)
+    pool = pool.astype(index_type(size))
     exposure = np.ones(counts.n_pixels) if counts.exposure is None else np.asarray(counts.exposure)
-    exposure = np.bincount(to_bin, weights=exposure, minlength=math.prod(small))
+    exposure = np.bincount(pool, weights=exposure.ravel(), minlength=size)
     if isinstance(counts, DenseCounts):
-        return as_counts(
-            _summed(counts, to_bin, math.prod(small)), scan_shape=small, exposure=exposure
-        )
+        summed = _summed(counts, pool, size)
+        return as_counts(summed, scan_shape=shape, storage=storage, exposure=exposure)
     pixel, channel, value = counts.to_coo()
     return counts_from_coo(
-        to_bin[pixel],
+        pool[pixel],
         channel,
         value,
-        scan_shape=small,
+        scan_shape=shape,
         n_channels=counts.n_channels,
+        storage=storage,
         exposure=exposure,
     )
 

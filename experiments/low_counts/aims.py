@@ -123,7 +123,7 @@ LINES = {
     "radius 8": Line(("radius 8",), 18.0, 10, 0.9, "correlations ≥ .9", correlations(0.9)),
     "boundary": Line(("grain boundary",), 15.0, 10, 1.0, "peak of Ca within 15 %", peak),
     "open": Line(
-        ("thick foil", "no pure matrix", "grain boundary"),
+        ("thick foil", "grain boundary"),
         18.0,
         10,
         0.9,
@@ -131,7 +131,7 @@ LINES = {
         said_open,
     ),
     "not open": Line(
-        ("spheres", "radius 8", "2 phases", "3 phases"),
+        ("spheres", "varying thickness", "radius 8", "3 phases"),
         18.0,
         20,
         0.95,
