@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import esmpy_jax as ej
+from esmpy_jax.inference._identifiability import LEAST_COUNTS, pooled_by_shares
 from esmpy_jax.inference._warnings import of_ambiguity, of_starts
 from esmpy_jax.objective import SumToOneAbundances, as_counts
 from esmpy_jax.solve import AbundanceNewton, GivenStart, factorise
@@ -99,3 +100,51 @@ def test_sentences():
     assert of_starts(1, 5)[0].startswith("Only one of 5 starts")
     assert of_starts(2, 5) == []
     assert of_starts(1, 1) == []
+
+
+@pytest.mark.parametrize("storage", ["sparse", "dense"])
+def test_pools_hold_all_counts_and_pixels_alike(storage):
+    rng = np.random.default_rng(0)
+    n = 5000
+    corners = np.eye(3)[rng.integers(0, 3, n)]
+    maps = (0.7 * corners + 0.3 * rng.dirichlet(np.ones(3), n)).T
+    data = rng.poisson(0.5, (n, 40))
+    counts, mean = pooled_by_shares(as_counts(data, storage=storage), maps)
+    totals = np.asarray(counts.pixel_totals())
+    assert totals.sum() == data.sum()
+    assert np.asarray(counts.exposure).sum() == pytest.approx(n)
+    # 64 pools of at least 1000 counts, and one more for each pair of phases
+    assert counts.n_pixels == 64 + 3
+    filled = np.asarray(mean)[:, totals > 0]
+    np.testing.assert_allclose(filled.sum(0), 1, rtol=1e-5)
+    # the purest pool of each phase is as pure as its purest pixels
+    size = data.sum() / 64
+    assert size >= LEAST_COUNTS
+    for a in range(3):
+        purest = np.sort(maps[a])[-int(2 * n / 64) :]
+        assert filled[a].max() > purest.min()
+    # and no pool mixes shares that are far apart along its way
+    assert (np.sort(filled, 0)[-1] > 0.5).mean() > 0.9
+
+
+def test_a_small_particle_is_determined_though_no_square_bin_is_pure():
+    """A disc of radius 5, pure, in 64 x 64 pixels: bins of 16 x 16 hold at most a third of it."""
+    rng = np.random.default_rng(1)
+    shapes = rng.random((50, 4)) ** 4
+    basis = shapes / shapes.sum(0)
+    y, x = np.mgrid[:64, :64] - 32
+    disc = (y**2 + x**2 <= 25).astype(float).ravel()
+    maps = np.stack([1 - disc, disc])
+    data = rng.poisson(200 * (basis @ MATRIX @ maps).T)
+    fit = factorise(
+        as_counts(data, scan_shape=(64, 64)),
+        basis,
+        2,
+        solver=AbundanceNewton(),
+        start=GivenStart(jnp.asarray(200 * MATRIX, float), jnp.asarray(maps, float)),
+        constraint=SumToOneAbundances(),
+        fixed_weights=200 * MATRIX,
+    )
+    _, small = ej.ambiguities(fit, percent)
+    assert small.has_pure_pixels
+    assert small.is_determined

@@ -18,7 +18,14 @@ from factor_problems import (
 )
 
 from esmpy_jax._checks import InputError
-from esmpy_jax.objective import SparseCounts, as_counts, bin_counts, counts_from_coo, pairs
+from esmpy_jax.objective import (
+    SparseCounts,
+    as_counts,
+    bin_counts,
+    counts_from_coo,
+    pairs,
+    pool_counts,
+)
 from esmpy_jax.objective._blocks import Blocks
 
 #: Every pass, and what it takes beside D and H.
@@ -132,6 +139,20 @@ def test_binning_is_numpy_s(storage, factor):
     plain = bin_counts(as_counts(y, storage=storage), factor).exposure
     assert plain is not None
     assert float(plain.sum()) == 20  # pixels
+
+
+@pytest.mark.parametrize("storage", ["sparse", "dense"])
+def test_pools_are_sums_of_their_pixels(storage):
+    rng = np.random.default_rng(3)
+    y, dose = rng.poisson(0.8, (30, 7)), rng.uniform(0.5, 2, 30)
+    pool = rng.integers(0, 5, 30)
+    pooled = pool_counts(as_counts(y, storage=storage, exposure=dose), pool, (6,))
+    dense = np.zeros((6, 7), int)
+    pixel, channel, value = pooled.to_coo()
+    dense[pixel, channel] = value
+    for i in range(6):  # the last one is empty
+        np.testing.assert_array_equal(dense[i], y[pool == i].sum(0))
+        assert float(pooled.exposure[i]) == pytest.approx(dose[pool == i].sum(), rel=1e-6)
 
 
 @pytest.mark.parametrize(
