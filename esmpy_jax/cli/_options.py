@@ -149,8 +149,7 @@ Smoothness = Annotated[
     float | None,
     _number(
         "--smoothness",
-        "Weight of the squared differences between neighbouring pixels. By default 25 with "
-        "coarse-to-fine, else 0.",
+        "Weight of the squared differences between neighbouring pixels.",
         _FIT,
     ),
 ]
@@ -159,7 +158,12 @@ Sparsity = Annotated[
 ]
 TotalVariation = Annotated[
     float | None,
-    _number("--total-variation", "Weight of the total variation of the maps.", _FIT),
+    _number(
+        "--total-variation",
+        "Weight of the total variation of the maps. With coarse-to-fine held-out counts choose it "
+        "unless one of these three weights is given.",
+        _FIT,
+    ),
 ]
 MaxSteps = Annotated[
     int,
