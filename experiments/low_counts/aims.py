@@ -86,9 +86,9 @@ def correlations(least: float) -> Test:
     return test
 
 
-def peak(_, found: Found, image: SpectrumImage) -> tuple[bool, str]:
+def peak(solution: Solution, _, image: SpectrumImage) -> tuple[bool, str]:
     """The peak of the profile of Ca within 15 %."""
-    ratio = peak_ratio(image.truth, found.maps, found.composition)
+    ratio = peak_ratio(image, solution)
     return abs(ratio - 1) <= 0.15, f"{ratio:.3f}"
 
 

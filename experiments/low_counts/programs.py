@@ -34,12 +34,12 @@ class Fit:
 
 def ours(
     image: ej.SpectrumImage, model: ej.EDSModel, scene: Scene, seed: int
-) -> tuple[Found, tuple[str, ...]]:
+) -> tuple[Found, ej.Solution]:
     """`esmpy_jax.fit` by its defaults."""
     began = time.process_time()
     solution = fit(image, model, len(scene.phases), key=jax.random.key(seed))
     used = time.process_time() - began
-    return judged(image, solution, used), tuple(solution.warnings)
+    return judged(image, solution, used), solution
 
 
 def judged(image: ej.SpectrumImage, solution: ej.Solution, seconds: float) -> Found:

@@ -72,13 +72,12 @@ def main(arguments: list[str] | None = None) -> pathlib.Path:
             scene = SCENES[name]
             true_model, model = make_models(scene)
             image = make_image(scene, true_model, dose, seed, size)
-            found, warnings = ours(image, model, scene, seed)
+            found, solution = ours(image, model, scene, seed)
             number = count_phases(image, model, seed) if options.count_phases else None
-            fits.append(Fit(name, dose, seed, found, "", warnings, number))
+            fits.append(Fit(name, dose, seed, found, "", tuple(solution.warnings), number))
             print(_line(fits[-1]), flush=True)
             if name == "grain boundary":
-                ratio = peak_ratio(image.truth, found.maps, found.composition)
-                ratios[name, dose, seed, OURS] = ratio
+                ratios[name, dose, seed, OURS] = peak_ratio(image, solution)
             if seed == 0:
                 iterations = 50 if quick else NMF_ITERATIONS
                 theirs = scikit_learn(image, true_model, model, scene, seed, iterations)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 import esmpy_jax as ej
+from esmpy_jax.inference import profile
 from esmpy_jax.physics import Layer, detector_window
 from esmpy_jax.simulate import (
     Phase,
@@ -162,22 +163,26 @@ def make_image(
     )
 
 
-def profile(maps: np.ndarray, percent: np.ndarray) -> np.ndarray:
-    """Mean at% of an element against the distance to the boundary, in bins of a pixel.
-
-    `maps` are shares of atoms (phase, y, x), `percent` the element's at% in each phase.
-    """
-    size = maps.shape[1]
+def boundary_distance(size: int) -> np.ndarray:
+    """Distance of each pixel from the grain boundary, in pixels."""
     turn = np.radians(_ANGLE)
     y, x = np.mgrid[:size, :size] - (size - 1) / 2
-    distance = np.rint(np.cos(turn) * y + np.sin(turn) * x).astype(int)
-    reach = min(12, size // 4)
-    local = np.tensordot(percent, maps, axes=1)
-    return np.array([local[distance == d].mean() for d in range(-reach, reach + 1)])
+    distance = np.cos(turn) * y + np.sin(turn) * x
+    return np.where(np.abs(distance) < min(12, size // 4), distance, np.nan)
 
 
-def peak_ratio(truth: ej.GroundTruth, maps: np.ndarray, composition: np.ndarray) -> float:
-    """Highest at% of Ca across the boundary, found over true; composition in at%."""
+def peak_ratio(image: ej.SpectrumImage, solution: ej.Solution) -> float:
+    """Highest at% of Ca along the profile across the boundary, found over true.
+
+    The true profile is the mean at% of the pixels of each bin.
+    """
+    truth = image.truth
     row = truth.element_symbols.index("Ca")
-    true = np.asarray(truth.abundance, float), 100 * np.asarray(truth.composition, float)[row]
-    return float(profile(maps, composition[row]).max() / profile(*true).max())
+    distance = boundary_distance(image.shape[0]) + 0.5
+    found = profile(image, solution, distance)
+    local = np.tensordot(np.asarray(truth.composition)[row], np.asarray(truth.abundance), axes=1)
+    inside = np.isfinite(distance)
+    bins = np.floor(distance[inside]).astype(int)
+    bins = bins - bins.min()
+    true = np.bincount(bins, weights=local[inside]) / np.bincount(bins)
+    return float(found["composition"].values[row].max() / (100 * true.max()))

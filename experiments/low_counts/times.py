@@ -46,9 +46,7 @@ def main(arguments: list[str] | None = None) -> str:
                 for i, seconds in enumerate((cold, warm, warm)):
                     out = ["--out", pathlib.Path(folder) / f"out{i}"]
                     seconds.append(_run([program, *call, *out], cache / "fit"))
-        rows.append(
-            f"| {dose} | {_range(cold)} ({cold_aim}) | {_range(warm)} ({warm_aim}) |"
-        )
+        rows.append(f"| {dose} | {_range(cold)} ({cold_aim}) | {_range(warm)} ({warm_aim}) |")
         print(rows[-1], flush=True)
     text = "\n".join(rows)
     if not options.quick:
