@@ -52,22 +52,23 @@ def profile(
         (len(data["y"]), len(data["x"]), len(data["energy"])) == image.shape,
         "The solution is not one of this image: it has other pixels or channels.",
     )
-    check(np.isfinite(width) and width > 0, f"The width is {width}; give a positive number.")
+    check(bool(np.isfinite(width) and width > 0), f"The width is {width}; give a positive number.")
     used = np.isfinite(position).ravel()
     check(bool(used.any()), "No pixel has a finite position; give some.")
     steps = np.floor(position.ravel() / width)
     first, last = steps[used].min(), steps[used].max()
     check(
-        last - first < _MOST,
+        bool(last - first < _MOST),
         f"The positions span {last - first:.3g} bins of {width:g}; give a larger width.",
     )
     n = int(last - first) + 1
     # pixels that are left out go behind the last bin
     pool = np.where(used, np.where(used, steps, 0) - first, n).astype(np.int64)
-    counts = pool_counts(image.counts, pool, (n + 1,))
+    n_pools = max(n + 1, len(data["phase"]))
+    counts = pool_counts(image.counts, pool, (n_pools,))
     basis, weights = solution.basis, np.asarray(data["W"].values)
     start = np.asarray(solution.abundances).mean(1, keepdims=True)
-    start = np.repeat(np.maximum(start, 0.01 * start.sum()), n + 1, axis=1)
+    start = np.repeat(np.maximum(start, 0.01 * start.sum()), n_pools, axis=1)
     fit = factorise(
         counts,
         basis,
@@ -86,14 +87,14 @@ def profile(
         basis,
         weights,
         amounts,
-        np.broadcast_to(np.asarray(exposure_or_one(counts), float), (1, n + 1)).ravel(),
+        np.broadcast_to(np.asarray(exposure_or_one(counts), float), (1, n_pools)).ravel(),
         data["W_covariance"].values,
         free,
         np.zeros_like(free),
         rows,
         np.ones(len(rows)),
     )
-    seen = np.flatnonzero(np.bincount(pool, minlength=n + 1)[:n])
+    seen = np.flatnonzero(np.bincount(pool, minlength=n_pools)[:n])
     atoms = np.where(barren[:, None], 0.0, amounts)
     total = atoms.sum(0)
     share = atoms / np.where(total > 0, total, 1.0)
