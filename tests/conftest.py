@@ -20,6 +20,17 @@ def pytest_configure(config):
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """Drop the compiled programs of a file behind it.
+
+    Each takes memory maps, of which a process may have 65,530 on Linux by default; a worker that
+    kept those of all files crashed near the end.
+    """
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(params=["float32", "float64"])
 def precision(request):
     """Runs the test once in each precision; yields the dtype's name."""
