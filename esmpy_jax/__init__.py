@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .inference import count_phases as count_phases
     from .inference import fit as fit
     from .inference import held_out_losses as held_out_losses
+    from .inference import profile as profile
     from .io import FileBatches as FileBatches
     from .io import load as load
     from .io import load_batches as load_batches
@@ -122,6 +123,7 @@ _NAMES = {
         "count_phases",
         "fit",
         "held_out_losses",
+        "profile",
     ),
     "io": (
         "FileBatches",

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from esmpy_jax.inference._choices import share_errors
+from esmpy_jax.inference._absent import share_errors
 from esmpy_jax.objective import SumToOneAbundances, as_counts
 from esmpy_jax.solve import AbundanceNewton, GivenStart, factorise
 

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 import esmpy_jax as ej
-from esmpy_jax.inference import profile
 from esmpy_jax.simulate import demo_model, grain_boundary, mineral_phases, simulate
 
 SIZE = 48
@@ -30,7 +29,7 @@ def boundary():
 def test_a_mean_over_everything_is_that_of_the_sample(boundary):
     """One bin: with any W that spans the data, at% are those of the whole image."""
     image, solution = boundary
-    found = profile(image, solution, np.zeros((SIZE, SIZE)))
+    found = ej.profile(image, solution, np.zeros((SIZE, SIZE)))
     assert found.sizes["position"] == 1
     assert float(found["counts"][0]) == float(np.asarray(image.counts.pixel_totals()).sum())
     truth = (
@@ -47,7 +46,7 @@ def test_bins_and_pixels_that_are_left_out(boundary):
     image, solution = boundary
     x = np.tile(np.arange(SIZE, dtype=float), (SIZE, 1))
     x[:, :4] = np.nan
-    found = profile(image, solution, x, width=2.0)
+    found = ej.profile(image, solution, x, width=2.0)
     np.testing.assert_allclose(found["position"], np.arange(5, SIZE, 2))
     totals = np.asarray(image.counts.pixel_totals()).reshape(SIZE, SIZE)
     np.testing.assert_allclose(found["counts"], totals[:, 4:].reshape(SIZE, -1, 2).sum((0, 2)))
@@ -57,10 +56,22 @@ def test_bins_and_pixels_that_are_left_out(boundary):
 def test_what_cannot_be_used(boundary):
     image, solution = boundary
     with pytest.raises(ej.InputError, match="position has shape"):
-        profile(image, solution, np.zeros((3, 3)))
+        ej.profile(image, solution, np.zeros((3, 3)))
     with pytest.raises(ej.InputError, match="width is 0"):
-        profile(image, solution, np.zeros((SIZE, SIZE)), width=0.0)
+        ej.profile(image, solution, np.zeros((SIZE, SIZE)), width=0.0)
     with pytest.raises(ej.InputError, match="No pixel"):
-        profile(image, solution, np.full((SIZE, SIZE), np.nan))
+        ej.profile(image, solution, np.full((SIZE, SIZE), np.nan))
     with pytest.raises(ej.InputError, match="larger width"):
-        profile(image, solution, np.arange(SIZE**2, dtype=float).reshape(SIZE, SIZE), width=1e-3)
+        ej.profile(image, solution, np.arange(SIZE**2, dtype=float).reshape(SIZE, SIZE), width=1e-3)
+
+
+def test_the_solution_is_left_as_it_was(boundary):
+    """Also one with a phase without atoms, whose rows of elements count for nothing."""
+    image, solution = boundary
+    data = solution.dataset.copy(deep=True)
+    data["composition"][:, 2] = 0.0
+    before = data["W"].values.copy()
+    marked = ej.Solution(data)
+    found = ej.profile(image, marked, np.zeros((SIZE, SIZE)))
+    assert float(found["abundance"].sel(phase="phase 3")[0]) == 0
+    np.testing.assert_array_equal(marked.dataset["W"].values, before)

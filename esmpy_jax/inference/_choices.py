@@ -1,4 +1,4 @@
-"""Bin size, purity, smoothness and absent phases, chosen by counts that the fit has not seen."""
+"""Bin size, purity and smoothness, chosen by counts that the fit has not seen."""
 
 import dataclasses
 import itertools
@@ -36,7 +36,6 @@ from ..solve import (
     factorise,
     upsample,
 )
-from ..solve._pixel_quadratics import symmetric
 from ._held_out import difference, held_out_losses, within_error
 from ._image import select_window
 
@@ -49,20 +48,14 @@ SMALL_SHARE = 0.05
 #: Steps of the maps well below this cost like a Laplacian, others in proportion to their height.
 SMALL_STEP = 0.01
 
-#: Nats that are strong evidence.
-STRONG = 3.0
-
 #: Least share of a phase with which a fit of the maps begins.
-_FLOOR = 0.01
+FLOOR = 0.01
 
 #: Search for the strength of the smoothness: it is multiplied or divided by this.
 _RATIO = float(np.sqrt(2))
 
 #: Least and largest smoothness that are tried, over the root of the counts per pixel.
 _LEAST, _MOST = 0.1, 16.0
-
-#: From this share on a phase is never taken as absent.
-_MOST_ABSENT = 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -300,7 +293,7 @@ def try_bins(
     starts = list(starts)
     if coarser is not None:
         shares = in_bins(at_full_resolution(coarser.fit, shape, coarser.factor), shape, factor)
-        starts.append(GivenStart(coarser.fit.weights, as_floats(np.maximum(shares, _FLOOR))))
+        starts.append(GivenStart(coarser.fit.weights, as_floats(np.maximum(shares, FLOOR))))
     penalty = purity_penalty(purities[0])
     trials = [job.binned(counts, start, penalty, trial_steps) for start in starts]
     fit, fits, losses = best_of(trials), [], []
@@ -308,7 +301,7 @@ def try_bins(
         if fits or not fit.converged:
             fit = job.binned(counts, again(fit), purity_penalty(strength), max_steps)
         fits.append(fit)
-        losses.append(_losses(parts.test, fit, at_full_resolution(fit, shape, factor)))
+        losses.append(losses_of(parts.test, fit, at_full_resolution(fit, shape, factor)))
         worse, error = difference(losses[-1], min(losses, key=np.sum))
         if worse > 2 * error or job.is_late:
             break
@@ -331,7 +324,7 @@ def try_smoothness(
     The strength is multiplied or divided by the root of two from `first` on, while that helps.
     With a regulariser `given` there is nothing to choose.
     """
-    start = at_full_resolution(found.fit, parts.train.scan_shape, found.factor, _FLOOR)
+    start = at_full_resolution(found.fit, parts.train.scan_shape, found.factor, FLOOR)
     tried: dict[float, tuple[Abundances, np.ndarray]] = {}
     root = np.sqrt(max(parts.train.total / parts.train.n_pixels, 1e-9))
 
@@ -339,7 +332,7 @@ def try_smoothness(
         if strength not in tried:
             regulariser = smoothing(strength) if given is None else given
             maps = job.maps(parts.to_fit, found.fit, parts.cut(start), regulariser).abundances
-            tried[strength] = maps, _losses(parts.to_judge, found.fit, maps)
+            tried[strength] = maps, losses_of(parts.to_judge, found.fit, maps)
         return float(np.sum(tried[strength][1], dtype=np.float64))
 
     best = first
@@ -360,80 +353,6 @@ def try_smoothness(
         above_lowest(order, [tried[v][1] for v in order]) if given is None else (),
         *tried[best],
     )
-
-
-def try_absent(
-    job: Job,
-    parts: Parts,
-    found: Judged,
-    level: float,
-    purity: float,
-    max_steps: int,
-    given: AbstractRegulariser | None,
-) -> tuple[float, Tried]:
-    """The level if the held-out counts do not clearly object to it, else 0, and both losses.
-
-    They object when it is worse by two standard errors and by three nats (strong evidence after
-    Kass & Raftery, J. Am. Stat. Assoc. 90 (1995) 773). No level (0) means the candidate as it is,
-    with its own purity.
-    """
-    candidate = found.candidate
-    regulariser = smoothing(found.smoothness or 0.0) if given is None else given
-    maps = found.maps
-    if parts.window is not None:
-        start = at_full_resolution(candidate.fit, parts.train.scan_shape, candidate.factor, _FLOOR)
-        maps = job.maps(parts.train, candidate.fit, start, regulariser).abundances
-    if job.is_late:
-        return 0.0, ()
-    fit = refit(job, candidate.fit, maps, parts.train, candidate.factor, purity, level, max_steps)
-    new = job.maps(parts.to_fit, fit, parts.cut(floored(maps)), regulariser).abundances
-    losses = [_losses(parts.to_judge, fit, new), found.losses]
-    worse, error = difference(*losses)
-    objected = worse > max(2 * error, STRONG)
-    return 0.0 if objected else level, above_lowest((level, 0.0), losses)
-
-
-def refit(
-    job: Job,
-    fit: Factorisation,
-    maps: Abundances,
-    counts: AbstractCounts,
-    factor: int,
-    purity: float,
-    level: float,
-    max_steps: int,
-) -> Factorisation:
-    """The binned fit again, without the phases that the maps show to be absent from a bin.
-
-    Phases hold together in space, which the maps know and a bin by itself does not: with noise
-    its shares are positive where there is nothing, and spectra would be pushed apart to make up
-    for it. A share of the maps counts as none below `level` standard errors of the bin's own
-    share (see `share_errors`), but never from a tenth on, nor if it is the largest of the bin.
-    """
-    shares = in_bins(maps, counts.scan_shape, factor)
-    least = np.minimum(level * share_errors(fit, shares), _MOST_ABSENT)
-    absent = (shares < least) & (shares < shares.max(0))
-    kept = np.where(absent, 0.0, np.maximum(shares, 1e-3))
-    start = GivenStart(fit.weights, as_floats(kept / kept.sum(0)))
-    return job.binned(fit.problem.counts, start, purity_penalty(purity), max_steps, absent)
-
-
-def share_errors(
-    fit: Factorisation, shares: Float[np.ndarray, "phase bin"]
-) -> Float[np.ndarray, "phase bin"]:
-    """Standard error of each share of a bin against its largest, all others held.
-
-    It is `1 / sqrt(v' A v)` with `v` the exchange of the two phases and `A` the information that
-    the bin's counts hold on its abundances, at the given shares.
-    """
-    h = as_floats(np.maximum(shares, 1e-4))
-    _, second = fit.problem.counts.pixel_moments(fit.basis.endmembers(fit.weights), h)
-    a = np.asarray(symmetric(second, jnp.zeros_like(h)), np.float64)
-    largest, bins = shares.argmax(0), np.arange(shares.shape[1])
-    own = np.einsum("aab->ab", a)
-    known = own - 2 * a[:, largest, bins] + own[largest, bins]
-    # for the largest itself, and for phases that cannot be told apart, nothing is known
-    return np.where(known > 1e-6 * own.max(0), 1 / np.sqrt(np.maximum(known, 1e-300)), np.inf)
 
 
 def smoothing(strength: float) -> AbstractRegulariser:
@@ -462,10 +381,13 @@ def at_full_resolution(
 
 def floored(maps: Abundances) -> Abundances:
     """Maps as a start, with no share excluded."""
-    return jnp.maximum(maps, _FLOOR * maps.sum(0, keepdims=True))
+    return jnp.maximum(maps, FLOOR * maps.sum(0, keepdims=True))
 
 
-def _losses(test, fit, maps) -> np.ndarray:
+def losses_of(
+    test: AbstractCounts, fit: Factorisation, maps: Abundances
+) -> Float[np.ndarray, " pixel"]:
+    """The losses of held-out counts under the W of a fit and maps."""
     return np.asarray(held_out_losses(test, fit.basis.endmembers(fit.weights), maps))
 
 

@@ -34,6 +34,7 @@ from ..solve import (
     choose_factor,
     upsample,
 )
+from ._absent import refit, try_absent
 from ._choices import (
     Choices,
     Job,
@@ -46,9 +47,7 @@ from ._choices import (
     continued,
     floored,
     purity_penalty,
-    refit,
     smoothing,
-    try_absent,
     try_bins,
     try_smoothness,
 )

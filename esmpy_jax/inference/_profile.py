@@ -37,8 +37,8 @@ def profile(
     atoms, and `counts`. The errors carry the noise of the sums and that of W. Bins without pixels
     are left out.
 
-    Raises `InputError` for a position of another shape than the image, and a width that is not
-    positive.
+    Raises `InputError` for a position of another shape than the image or without a finite entry, a
+    width that is not positive or much too small, and a solution of another image.
     """
     shape = image.shape[:2]
     position = np.asarray(position, float)
@@ -66,7 +66,7 @@ def profile(
     pool = np.where(used, np.where(used, steps, 0) - first, n).astype(np.int64)
     n_pools = max(n + 1, len(data["phase"]))
     counts = pool_counts(image.counts, pool, (n_pools,))
-    basis, weights = solution.basis, np.asarray(data["W"].values)
+    basis, weights = solution.basis, data["W"].values.copy()
     start = np.asarray(solution.abundances).mean(1, keepdims=True)
     start = np.repeat(np.maximum(start, 0.01 * start.sum()), n_pools, axis=1)
     fit = factorise(

@@ -180,9 +180,10 @@ def _summed(counts: DenseCounts, to_bin: np.ndarray, n_bins: int) -> np.ndarray:
     values = np.asarray(counts.values)
     for i, tile in enumerate(values):
         bins = to_bin[i * len(tile) : (i + 1) * len(tile)]
-        other = bins[1:] != bins[:-1]  # than the neighbour's, which mostly is the same
-        starts = np.append(0, np.flatnonzero(other) + 1)
-        sums = np.add.reduceat(tile[: len(bins)], starts, axis=0, dtype=np.int64)
+        order = np.argsort(bins, kind="stable")
+        bins = bins[order]
+        starts = np.append(0, np.flatnonzero(bins[1:] != bins[:-1]) + 1)
+        sums = np.add.reduceat(tile[order], starts, axis=0, dtype=np.int64)
         np.add.at(total, bins[starts], sums)
     return total
 

@@ -53,12 +53,16 @@ class Line:
     """One thing that is to be shown: scenes, number of draws, how many have to be within."""
 
     scenes: Sequence[str]
-    dose: float
+    dose: float | None  # counts per pixel; None: that of the scene
     draws: int
     needed: float  # share of the draws
     aim: str
     test: Test
     auto: bool = False  # the number of phases is asked for
+
+    def counts(self, scene: str) -> float:
+        """Per pixel."""
+        return SCENES[scene].dose if self.dose is None else self.dose
 
 
 def maps_and_compositions(
@@ -116,15 +120,15 @@ FEW_AIM = "correlations ≥ .97, angles ≤ 1/3.5/5°, at% ≤ .2/1.8/1.4"
 MANY_AIM = "correlations ≥ .99, angles ≤ .5/2/2°, at% ≤ .1/.6/.5"
 
 LINES = {
-    "spheres": Line(("spheres",), 18.0, 20, 1.0, FEW_AIM, FEW),
+    "spheres": Line(("spheres",), None, 20, 1.0, FEW_AIM, FEW),
     "spheres, 293": Line(("spheres",), 293.0, 20, 1.0, MANY_AIM, MANY),
-    "thickness": Line(("varying thickness",), 18.0, 20, 1.0, FEW_AIM, FEW),
+    "thickness": Line(("varying thickness",), None, 20, 1.0, FEW_AIM, FEW),
     "thickness, 293": Line(("varying thickness",), 293.0, 10, 1.0, MANY_AIM, MANY),
-    "radius 8": Line(("radius 8",), 18.0, 10, 0.9, "correlations ≥ .9", correlations(0.9)),
-    "boundary": Line(("grain boundary",), 15.0, 10, 1.0, "peak of Ca within 15 %", peak),
+    "radius 8": Line(("radius 8",), None, 10, 0.9, "correlations ≥ .9", correlations(0.9)),
+    "boundary": Line(("grain boundary",), None, 10, 1.0, "peak of Ca within 15 %", peak),
     "open": Line(
         ("thick foil", "grain boundary"),
-        18.0,
+        None,
         10,
         0.9,
         "a phase is called open",
@@ -132,7 +136,7 @@ LINES = {
     ),
     "not open": Line(
         ("spheres", "varying thickness", "radius 8", "3 phases"),
-        18.0,
+        None,
         20,
         0.95,
         "no phase is called open",
@@ -184,7 +188,7 @@ def main(arguments: list[str] | None = None) -> pathlib.Path:
 def _draw(line: Line, scene: str, seed: int, size: int, fits: dict) -> Draw:
     """The fit, or the same fit from an earlier line, and its test."""
     kind = SCENES[scene]
-    dose = min(line.dose, kind.dose) if not line.auto and line.dose == 18.0 else line.dose
+    dose = line.counts(scene)
     key = (scene, dose, seed, line.auto)
     true_model, model = make_models(kind)
     image = make_image(kind, true_model, dose, seed, size)
@@ -226,7 +230,7 @@ def _write_csv(path: pathlib.Path, groups, first: int) -> None:
             line = LINES[name]
             for seed, draw in enumerate(draws, first):
                 tail = [int(draw.within), draw.value, f"{draw.seconds:.1f}", draw.open_phases]
-                head = [name, scene, f"{line.dose:g}", seed]
+                head = [name, scene, f"{line.counts(scene):g}", seed]
                 found = draw.found
                 if found is None:
                     writer.writerow([*head, "", "", "", "", *tail])
@@ -261,8 +265,14 @@ def _table(groups, size: int, minutes: float) -> str:
                 " / ".join(format(v, form) for v in w) for w, form in zip(worst, forms, strict=True)
             ]
         within = f"{sum(d.within for d in draws)} of {len(draws)}"
-        dose = min(line.dose, SCENES[scene].dose) if line.dose == 18.0 else line.dose
-        row = [scene, f"{dose:g}", line.aim, within, f"{100 * line.needed:g} %", *cells]
+        row = [
+            scene,
+            f"{line.counts(scene):g}",
+            line.aim,
+            within,
+            f"{100 * line.needed:g} %",
+            *cells,
+        ]
         out.append("| " + " | ".join([*row, f"{np.median([d.seconds for d in draws]):.1f}"]) + " |")
     return "\n".join(out)
 
