@@ -9,6 +9,7 @@ from .._types import Abundances
 from ..objective import AbstractCounts, AbstractRegulariser
 from ..solve import Factorisation, GivenStart
 from ..solve._pixel_quadratics import symmetric
+from ._bins import at_full_resolution, in_bins
 from ._choices import (
     FLOOR,
     Job,
@@ -16,9 +17,7 @@ from ._choices import (
     Parts,
     Tried,
     above_lowest,
-    at_full_resolution,
     floored,
-    in_bins,
     losses_of,
     purity_penalty,
     smoothing,

@@ -24,7 +24,6 @@ from ..objective import (
     SumToOneAbundances,
     TotalVariation,
     Unconstrained,
-    bin_counts,
 )
 from ..solve import (
     RESULTS,
@@ -34,8 +33,8 @@ from ..solve import (
     Fixed,
     GivenStart,
     factorise,
-    upsample,
 )
+from ._bins import Bins, at_full_resolution, in_bins
 from ._held_out import difference, held_out_losses, within_error
 from ._image import select_window
 
@@ -277,6 +276,7 @@ class Judged:
 def try_bins(
     job: Job,
     parts: Parts,
+    bins: Bins,
     factor: int,
     purities: Sequence[float],
     starts: Sequence[AbstractStart],
@@ -289,7 +289,7 @@ def try_bins(
     It goes on until the held-out counts clearly object, and the least purity wins that they cannot
     tell from the best. The fit with larger bins is one of the starts.
     """
-    counts, shape = bin_counts(parts.train, factor), parts.train.scan_shape
+    counts, shape = bins(parts.train, factor), parts.train.scan_shape
     starts = list(starts)
     if coarser is not None:
         shares = in_bins(at_full_resolution(coarser.fit, shape, coarser.factor), shape, factor)
@@ -326,12 +326,16 @@ def try_smoothness(
     """
     start = at_full_resolution(found.fit, parts.train.scan_shape, found.factor, FLOOR)
     tried: dict[float, tuple[Abundances, np.ndarray]] = {}
+    last: list[float] = []
     root = np.sqrt(max(parts.train.total / parts.train.n_pixels, 1e-9))
 
     def loss(strength: float) -> float:
         if strength not in tried:
             regulariser = smoothing(strength) if given is None else given
-            maps = job.maps(parts.to_fit, found.fit, parts.cut(start), regulariser).abundances
+            # the maps of the last strength are close; the objective is convex
+            begin = floored(tried[last[0]][0]) if tried else parts.cut(start)
+            maps = job.maps(parts.to_fit, found.fit, begin, regulariser).abundances
+            last[:] = [strength]
             tried[strength] = maps, losses_of(parts.to_judge, found.fit, maps)
         return float(np.sum(tried[strength][1], dtype=np.float64))
 
@@ -358,25 +362,6 @@ def try_smoothness(
 def smoothing(strength: float) -> AbstractRegulariser:
     """Total variation of a strength, or nothing."""
     return TotalVariation(strength, SMALL_STEP) if strength > 0 else NoRegulariser()
-
-
-def in_bins(
-    maps: Abundances, shape: tuple[int, ...], factor: int
-) -> Float[np.ndarray, "phase bin"]:
-    """The mean shares of the pixels of each bin."""
-    small = tuple(-(-s // factor) for s in shape)
-    bins = np.ravel_multi_index(tuple(i // factor for i in np.indices(shape)), small).ravel()
-    h = np.asarray(maps, float)
-    h = h / np.maximum(h.sum(0), 1e-300)
-    size = np.bincount(bins)
-    return np.stack([np.bincount(bins, weights=row) / size for row in h])
-
-
-def at_full_resolution(
-    fit: Factorisation, shape: tuple[int, ...], factor: int, floor: float = 0.0
-) -> Abundances:
-    """The shares of a binned fit in every pixel."""
-    return upsample(fit.abundances, fit.problem.counts.scan_shape, shape, factor, floor)
 
 
 def floored(maps: Abundances) -> Abundances:

@@ -35,6 +35,7 @@ from ..solve import (
     upsample,
 )
 from ._absent import refit, try_absent
+from ._bins import Bins, at_full_resolution
 from ._choices import (
     Choices,
     Job,
@@ -42,7 +43,6 @@ from ._choices import (
     Parts,
     above_lowest,
     again,
-    at_full_resolution,
     best_of,
     continued,
     floored,
@@ -167,7 +167,8 @@ class CoarseToFine(eqx.Module):
         purities = self.purities if self.purity is None else (self.purity,)
         train, test = thin(counts, 1 - self.held_out, thinned)
         parts = Parts(relative(train), test)
-        found, factors = self._searched(job, parts, purities, regulariser, steps)
+        bins = Bins(whole)
+        found, factors = self._searched(job, parts, bins, purities, regulariser, steps)
         absent, absents = 0.0, ()
         if self.absent_below > 0:
             absent, absents = try_absent(
@@ -187,7 +188,7 @@ class CoarseToFine(eqx.Module):
             tuple((scale * v, x) for v, x in found.smoothnesses),
             absents,
         )
-        return (*self._fitted(job, whole, candidate, choices, regulariser, steps), choices)
+        return (*self._fitted(job, bins, candidate, choices, regulariser, steps), choices)
 
     def _check(self):
         check(len(self.starts) > 0, "CoarseToFine needs at least one start.")
@@ -204,7 +205,7 @@ class CoarseToFine(eqx.Module):
             "CoarseToFine needs a purity or some to compare.",
         )
 
-    def _searched(self, job, parts, purities, regulariser, steps):
+    def _searched(self, job, parts, bins, purities, regulariser, steps):
         """The best candidate, and the losses of all bin sizes."""
         smallest = self.bin_factor(parts.train)
         axes = [s for s in parts.train.scan_shape if s > 1] or [1]
@@ -215,7 +216,7 @@ class CoarseToFine(eqx.Module):
         while True:
             coarser = tried[-1].candidate if tried else None
             found = try_bins(
-                job, parts, factor, purities, self.starts, self.trial_steps, steps, coarser
+                job, parts, bins, factor, purities, self.starts, self.trial_steps, steps, coarser
             )
             if not tried:
                 maps = at_full_resolution(found.fit, parts.train.scan_shape, factor)
@@ -224,20 +225,21 @@ class CoarseToFine(eqx.Module):
             first = first if found.smoothness is None else found.smoothness
             tried.append(found)
             losses = [c.losses for c in tried]
-            bins = np.prod([-(-s // max(factor // 2, 1)) for s in axes])
+            smaller = np.prod([-(-s // max(factor // 2, 1)) for s in axes])
             # the second size is always tried, further ones only while they clearly win
             won = len(tried) == 1 or within_error(losses) == len(tried) - 1
-            if factor == 1 or bins > self.max_bins or self.factor or not won or job.is_late:
+            if factor == 1 or smaller > self.max_bins or self.factor or not won or job.is_late:
                 break
             factor //= 2
         sums = above_lowest([c.candidate.factor for c in tried], losses)
         return min(tried, key=lambda c: np.sum(c.losses, dtype=np.float64)), sums
 
-    def _fitted(self, job, whole, found, choices, regulariser, steps):
+    def _fitted(self, job, bins, found, choices, regulariser, steps):
         """The fits to all counts with what was chosen."""
+        whole = bins.whole
         if regulariser is None:
             regulariser = smoothing(choices.smoothness)
-        binned = bin_counts(whole, choices.factor)
+        binned = bins(whole, choices.factor)
         scale = 1 / (1 - self.held_out)
         penalty = purity_penalty(choices.purity)
         coarse = best_of([job.binned(binned, again(found.fit, scale), penalty, steps)])

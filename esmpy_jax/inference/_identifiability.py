@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from .._arrays import as_floats
+from .._arrays import as_floats, as_ints
 from .._basis import Basis
 from .._types import Abundances, Endmembers, Scalar, Weights
 from ..objective import AbstractCounts, NoRegulariser, pixel_excess, pool_counts
@@ -134,6 +134,11 @@ def ambiguities(
     spectra = fit.basis.endmembers(fit.weights)
     found = composition(weights)
     base, abundances, model = _settled(problem, spectra, start)
+
+    def mixed(a: int, b: int, t: float):
+        numbers = as_ints(a), as_ints(b), as_floats(t)  # arrays: one program for all of them
+        return mixture(fit.basis, fit.weights, spectra, abundances, *numbers)
+
     shares = np.asarray(abundances)
     pure = shares >= PURE * shares.sum(0)
     in_pool = np.asarray(counts.pixel_totals(), np.float64)
@@ -148,15 +153,13 @@ def ambiguities(
         for b in (b for b in range(n) if b != a):
 
             def loss(t: float, a: int = a, b: int = b) -> float:
-                d, h, _ = mixture(fit.basis, fit.weights, spectra, abundances, a, b, t)
-                return float(_settled(problem, d, h)[0]) - float(base)
+                return float(_settled(problem, *mixed(a, b, t)[:2])[0]) - float(base)
 
             inward[b] = _mixed_in(model, abundances, a, b)
             if not anchored:
                 outward[b] = _furthest(lambda s, loss=loss: loss(-s))
             for t in [inward[b]] if anchored else [inward[b], -outward[b]]:
-                mixed = mixture(fit.basis, fit.weights, spectra, abundances, a, b, t)[2]
-                seen.append(composition(np.asarray(mixed, np.float64))[:, a])
+                seen.append(composition(np.asarray(mixed(a, b, t)[2], np.float64))[:, a])
             there = found[:, b] >= _PRESENT
             lacking |= set(np.flatnonzero(there & (found[:, a] <= _ABSENT * found[:, b])).tolist())
         spread = np.stack(seen)
@@ -243,7 +246,8 @@ def _mixed_in(model, abundances, a, b) -> float:
     """The largest share of phase b in phase a that fits: on a coarse grid, then within its step."""
     shares = _INWARD
     for _ in range(2):
-        costs = np.asarray(_inward_costs(model, abundances, a, b, as_floats(shares)))
+        mixed = as_ints(a), as_ints(b), as_floats(shares)
+        costs = np.asarray(_inward_costs(model, abundances, *mixed))
         n = int(np.argmax(costs > TOLERANCE)) if (costs > TOLERANCE).any() else len(shares)
         if n in (0, len(shares)):
             return float(shares[n - 1]) if n else 0.0

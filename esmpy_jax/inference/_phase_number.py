@@ -13,6 +13,7 @@ from jaxtyping import PRNGKeyArray
 from .._basis import Basis
 from .._checks import check
 from ..objective import AbstractCounts, SumToOneAbundances, relative_to_counts, thin
+from ._bins import Bins
 from ._choices import Job, Parts, try_bins
 from ._coarse import CoarseToFine
 from ._held_out import difference, within_error
@@ -73,9 +74,10 @@ def count_phases(
     ends = None if max_seconds is None else time.perf_counter() + max_seconds
     purities = _PURITIES if solver.purity is None else (solver.purity,)
     first = basis if isinstance(basis, Basis) else basis(None)
-    bins = int(np.prod([-(-s // factor) for s in counts.scan_shape]))
+    n_bins = int(np.prod([-(-s // factor) for s in counts.scan_shape]))
+    bins = Bins(parts.train)
     losses: list[np.ndarray] = []
-    for n in range(1, min(most, first.n_columns, bins) + 1):
+    for n in range(1, min(most, first.n_columns, n_bins) + 1):
         job = Job(
             basis,
             n,
@@ -90,7 +92,7 @@ def count_phases(
             progress,
         )
         steps = solver.trial_steps
-        found = try_bins(job, parts, factor, purities, solver.starts, steps, steps)
+        found = try_bins(job, parts, bins, factor, purities, solver.starts, steps, steps)
         losses.append(found.losses)
         best = min(losses, key=lambda x: np.sum(x, dtype=np.float64))
         worse = [difference(x, best) for x in losses[-2:]]

@@ -133,7 +133,7 @@ def as_counts(
     )
 
 
-def bin_counts(counts: AbstractCounts, factor: int) -> AbstractCounts:
+def bin_counts(counts: AbstractCounts, factor: int, storage: Storage = "auto") -> AbstractCounts:
     """Sum blocks of `factor` pixels along each scan axis; the last block may be smaller.
 
     The exposure of a bin is that of its pixels together, so W and H keep their meaning per pixel.
@@ -142,7 +142,7 @@ def bin_counts(counts: AbstractCounts, factor: int) -> AbstractCounts:
     shape = counts.scan_shape
     small = tuple(-(-s // factor) for s in shape)
     to_bin = np.ravel_multi_index(tuple(i // factor for i in np.indices(shape)), small).ravel()
-    return pool_counts(counts, to_bin, small)
+    return pool_counts(counts, to_bin, small, storage)
 
 
 def pool_counts(
