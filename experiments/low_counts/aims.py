@@ -1,10 +1,12 @@
 """What the defaults are meant to reach, checked draw by draw.
 
     python experiments/low_counts/aims.py [--only NAME ...] [--draws N] [--quick] [--out DIR]
+                                          [--resume]
 
 Fits every scene below with the defaults, counts the draws within the aim and writes the table
 between the markers `aims` of this folder's README.md and `aims.csv` with every draw (with `--out`,
-or a part of the lines, DIR or a temporary folder). `--quick` is a small run.
+or a part of the lines, DIR or a temporary folder). `aims.csv` is written draw by draw; `--resume`
+takes what it holds as done. `--quick` is a small run.
 """
 
 import argparse
@@ -35,12 +37,21 @@ COLUMNS += ("spectral_angle_deg", "at_percent_error", "within", "value", "wall_s
 
 
 @dataclasses.dataclass(frozen=True)
+class Figures:
+    """How well the phases were found, each (phase,): correlation, degrees, at%."""
+
+    correlation: np.ndarray
+    angle: np.ndarray
+    error: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
 class Draw:
     """One fit: whether it is within the aim, and the figure that the aim is about."""
 
     within: bool
     value: str
-    found: Found | None
+    found: Figures | None
     open_phases: int
     seconds: float
 
@@ -155,6 +166,7 @@ def main(arguments: list[str] | None = None) -> pathlib.Path:
     parser.add_argument("--draws", type=int, help="fewer or more draws of each scene")
     parser.add_argument("--first", type=int, default=0, help="seed of the first draw")
     parser.add_argument("--quick", action="store_true", help="a small run of one draw")
+    parser.add_argument("--resume", action="store_true", help="go on where a run was cut off")
     parser.add_argument("--out", type=pathlib.Path, help="folder for everything that is written")
     options = parser.parse_args(arguments)
     names = options.only or (["boundary"] if options.quick else list(LINES))
@@ -164,6 +176,7 @@ def main(arguments: list[str] | None = None) -> pathlib.Path:
     size = 32 if options.quick else 128
     began = time.perf_counter()
     fits: dict[tuple, tuple[Solution, float]] = {}
+    done = _read_csv(out / "aims.csv") if options.resume else {}
     groups: list[tuple[str, str, list[Draw]]] = []
     for name in names:
         line = LINES[name]
@@ -171,12 +184,13 @@ def main(arguments: list[str] | None = None) -> pathlib.Path:
         for scene in line.scenes:
             draws = []
             for seed in range(options.first, options.first + n):
-                draws.append(_draw(line, scene, seed, size, fits))
-                print(f"{name} | {scene} {seed}: {_words(draws[-1])}", flush=True)
+                draw = done.get((name, scene, seed)) or _draw(line, scene, seed, size, fits)
+                draws.append(draw)
+                print(f"{name} | {scene} {seed}: {_words(draw)}", flush=True)
+                _write_csv(out / "aims.csv", [*groups, (name, scene, draws)], options.first)
             groups.append((name, scene, draws))
     minutes = (time.perf_counter() - began) / 60
-    _write_csv(out / "aims.csv", groups, options.first)
-    text = _table(groups, size, minutes)
+    text = _table(groups, size)
     if out == HERE:
         _into_readme(text)
     else:
@@ -201,7 +215,8 @@ def _draw(line: Line, scene: str, seed: int, size: int, fits: dict) -> Draw:
     same = len(solution.abundance) == len(kind.phases)
     found = judged(image, solution, seconds) if same else None
     within, value = line.test(solution, found, image)
-    return Draw(within, value, found, _open(solution), seconds)
+    figures = None if found is None else Figures(found.correlation, found.angle, found.error)
+    return Draw(within, value, figures, _open(solution), seconds)
 
 
 def _open(solution: Solution) -> int:
@@ -240,11 +255,29 @@ def _write_csv(path: pathlib.Path, groups, first: int) -> None:
                     writer.writerow([*head, phase.name, *(f"{v:.4f}" for v in numbers), *tail])
 
 
-def _table(groups, size: int, minutes: float) -> str:
+def _read_csv(path: pathlib.Path) -> dict[tuple[str, str, int], Draw]:
+    """The draws that a file of `_write_csv` holds, by line, scene and seed."""
+    if not path.exists():
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    draws = {}
+    for key in dict.fromkeys((r["line"], r["scene"], int(r["draw"])) for r in rows):
+        own = [r for r in rows if (r["line"], r["scene"], int(r["draw"])) == key]
+        seconds, found = float(own[0]["wall_seconds"]), None
+        if own[0]["phase"]:
+            parts = (np.array([float(r[c]) for r in own]) for c in COLUMNS[5:8])
+            found = Figures(*parts)
+        within = own[0]["within"] == "1"
+        draws[key] = Draw(within, own[0]["value"], found, int(own[0]["open"]), seconds)
+    return draws
+
+
+def _table(groups, size: int) -> str:
     """One row for each line and scene."""
     out = [
-        f"{size} × {size} pixels, 1980 channels; the run took {minutes:.0f} minutes. Worst of all "
-        "draws, phase by phase in the order of the list of scenes. Seconds: median of wall time.",
+        f"{size} × {size} pixels, 1980 channels. Worst of all draws, phase by phase "
+        "in the order of the list of scenes. Seconds: median of wall time.",
         "",
         "| scene | counts per pixel | aim | draws within | asked | correlation, worst | angle, "
         "worst (°) | at% error, worst | s |",
