@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 
 import esmpy_jax as ej
-from esmpy_jax.inference._identifiability import LEAST_COUNTS, pooled_by_shares
+from esmpy_jax.inference._identifiability import (
+    LEAST_COUNTS,
+    _inward_costs,
+    mixture,
+    pooled_by_shares,
+)
 from esmpy_jax.inference._warnings import of_ambiguity, of_starts
 from esmpy_jax.objective import SumToOneAbundances, as_counts
 from esmpy_jax.solve import AbundanceNewton, GivenStart, factorise
@@ -65,6 +70,15 @@ def test_phases_with_pure_pixels_are_determined():
         for phase in ambiguities_of(1.0, draws=draws):
             assert phase.has_pure_pixels
             assert phase.is_determined
+
+
+def test_all_pairs_and_mixtures_share_one_program():
+    programs = [p._cached for p in (mixture, _inward_costs)]
+    for program in programs:
+        program.clear_cache()
+    ambiguities_of(0.6)
+    ambiguities_of(0.45, pure_first=False)  # other mixtures, and some are taken away
+    assert [p._cache_size() for p in programs] == [1, 1]
 
 
 def test_what_may_be_taken_away_ends_where_an_element_is_gone():

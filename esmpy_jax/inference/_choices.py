@@ -326,16 +326,14 @@ def try_smoothness(
     """
     start = at_full_resolution(found.fit, parts.train.scan_shape, found.factor, FLOOR)
     tried: dict[float, tuple[Abundances, np.ndarray]] = {}
-    last: list[float] = []
     root = np.sqrt(max(parts.train.total / parts.train.n_pixels, 1e-9))
 
     def loss(strength: float) -> float:
         if strength not in tried:
             regulariser = smoothing(strength) if given is None else given
-            # the maps of the last strength are close; the objective is convex
-            begin = floored(tried[last[0]][0]) if tried else parts.cut(start)
+            # the last maps are close, and with W held where a convex objective ends is the same
+            begin = floored(next(reversed(tried.values()))[0]) if tried else parts.cut(start)
             maps = job.maps(parts.to_fit, found.fit, begin, regulariser).abundances
-            last[:] = [strength]
             tried[strength] = maps, losses_of(parts.to_judge, found.fit, maps)
         return float(np.sum(tried[strength][1], dtype=np.float64))
 

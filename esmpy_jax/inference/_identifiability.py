@@ -246,8 +246,8 @@ def _mixed_in(model, abundances, a, b) -> float:
     """The largest share of phase b in phase a that fits: on a coarse grid, then within its step."""
     shares = _INWARD
     for _ in range(2):
-        mixed = as_ints(a), as_ints(b), as_floats(shares)
-        costs = np.asarray(_inward_costs(model, abundances, *mixed))
+        numbers = as_ints(a), as_ints(b), as_floats(shares)  # arrays, as above
+        costs = np.asarray(_inward_costs(model, abundances, *numbers))
         n = int(np.argmax(costs > TOLERANCE)) if (costs > TOLERANCE).any() else len(shares)
         if n in (0, len(shares)):
             return float(shares[n - 1]) if n else 0.0

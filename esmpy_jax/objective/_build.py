@@ -137,6 +137,7 @@ def bin_counts(counts: AbstractCounts, factor: int, storage: Storage = "auto") -
     """Sum blocks of `factor` pixels along each scan axis; the last block may be smaller.
 
     The exposure of a bin is that of its pixels together, so W and H keep their meaning per pixel.
+    `storage` is that of `as_counts`.
     """
     check(factor >= 1, f"The binning factor is {factor}; give a whole number of at least 1.")
     shape = counts.scan_shape

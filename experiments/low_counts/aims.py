@@ -6,7 +6,7 @@
 Fits every scene below with the defaults, counts the draws within the aim and writes the table
 between the markers `aims` of this folder's README.md and `aims.csv` with every draw (with `--out`,
 or a part of the lines, DIR or a temporary folder). `aims.csv` is written draw by draw; `--resume`
-takes what it holds as done. `--quick` is a small run.
+takes what it holds as done, so begin anew when the program has changed. `--quick` is a small run.
 """
 
 import argparse
