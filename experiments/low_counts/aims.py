@@ -189,6 +189,8 @@ def main(arguments: list[str] | None = None) -> pathlib.Path:
                 print(f"{name} | {scene} {seed}: {_words(draw)}", flush=True)
                 _write_csv(out / "aims.csv", [*groups, (name, scene, draws)], options.first)
             groups.append((name, scene, draws))
+            # programs map memory, of which a process may have some 65 000 pieces
+            jax.clear_caches()
     minutes = (time.perf_counter() - began) / 60
     text = _table(groups, size)
     if out == HERE:
