@@ -1,4 +1,4 @@
-"""Parts of an image binned in the shapes of the whole."""
+"""Bins of several sizes, of an image and of its parts, in the same shapes."""
 
 import jax
 import numpy as np
@@ -8,23 +8,50 @@ from esmpy_jax.inference._bins import Bins
 from esmpy_jax.objective import as_counts, bin_counts, relative_to_counts, thin
 
 
-# as few counts as in practice; bins around the density at which the storage changes; both dense
+# as few counts as in practice; bins around the density at which the storage changes; all dense
 @pytest.mark.parametrize("mean", [0.01, 0.06, 2.0])
-@pytest.mark.parametrize("factor", [2, 4])
+@pytest.mark.parametrize("shape", [(16, 18), (15, 17), (60,)])
 @pytest.mark.parametrize("seed", range(3))
-def test_a_part_has_the_shapes_of_the_whole_and_its_own_counts(mean, factor, seed):
+def test_all_sizes_and_parts_share_shapes_and_keep_their_counts(mean, shape, seed):
     rng = np.random.default_rng(seed)
-    counts = as_counts(rng.poisson(mean * rng.gamma(2.0, 0.5, (1, 1, 300)), (16, 18, 300)))
+    brightness = rng.gamma(2.0, 0.5, (*(1 for _ in shape), 300))
+    counts = as_counts(rng.poisson(mean * brightness, (*shape, 300)))
     whole = relative_to_counts(counts)
     train, _ = thin(counts, 0.8, jax.random.key(seed))
     part = relative_to_counts(train)
-    bins = Bins(whole)
-    small, all_of_it = bins(part, factor), bins(whole, factor)
-    # what compiled programs are told apart by
-    assert jax.tree.structure(small) == jax.tree.structure(all_of_it)
-    kinds = [[(x.shape, x.dtype) for x in jax.tree.leaves(c)] for c in (small, all_of_it)]
-    assert kinds[0] == kinds[1]
-    for binned, full in ((small, part), (all_of_it, whole)):
-        expected = bin_counts(full, factor)
-        np.testing.assert_array_equal(binned.to_dense(), expected.to_dense())
-        np.testing.assert_array_equal(binned.exposure, expected.exposure)
+    bins = Bins(whole, [[8, 2, 4]])
+    kinds = set()
+    for factor in (2, 4, 8):
+        inside = tuple(slice(n) for n in bins.shape(factor))
+        for full in (part, whole):
+            binned = bins(full, factor)
+            # what compiled programs are told apart by
+            leaves = tuple((x.shape, str(x.dtype)) for x in jax.tree.leaves(binned))
+            kinds.add((jax.tree.structure(binned), leaves))
+            expected = bin_counts(full, factor)
+            values = binned.to_dense().reshape(*bins.grid(factor), -1)
+            exposure = np.asarray(binned.exposure).reshape(bins.grid(factor))
+            own = values[inside].reshape(-1, 300)
+            np.testing.assert_array_equal(own, expected.to_dense())
+            np.testing.assert_array_equal(exposure[inside].ravel(), expected.exposure)
+            # nothing lies outside
+            assert values.sum() == own.sum()
+            assert (exposure > 0).sum() == (exposure[inside] > 0).sum()
+    assert len(kinds) == (1 if binned.is_sparse else 3)
+
+
+@pytest.mark.parametrize("shape", [(16, 18), (15, 17), (60,)])
+@pytest.mark.parametrize("factor", [2, 4])
+def test_means_and_repeats(shape, factor):
+    rng = np.random.default_rng(factor)
+    counts = as_counts(rng.poisson(1.0, (*shape, 20)))
+    bins = Bins(counts, [[4, 2]])
+    maps = rng.dirichlet(np.ones(3), shape).reshape(-1, 3).T
+    means = bins.means(maps, factor)
+    np.testing.assert_allclose(means.sum(0), 1.0)
+    shaped, grid = maps.reshape(3, *shape), means.reshape(3, *bins.grid(factor))
+    for index in np.ndindex(bins.shape(factor)):
+        block = shaped[(slice(None), *(slice(i * factor, (i + 1) * factor) for i in index))]
+        np.testing.assert_allclose(grid[(slice(None), *index)], block.reshape(3, -1).mean(1))
+    again = bins.means(bins.at_full_resolution(means, factor), factor)
+    np.testing.assert_allclose(again, means, rtol=1e-6)

@@ -136,6 +136,30 @@ def test_regional_sparsity_is_that_of_the_weighted_mean_of_the_neighbours(shape)
     np.testing.assert_allclose(RegionalSparsity(0.7, 0.2).value(jnp.asarray(maps)), expected, 1e-5)
 
 
+@pytest.mark.parametrize("kind", [LogSparsity, RegionalSparsity])
+@pytest.mark.parametrize("scan", [(7,), (4, 5)])
+def test_pixels_without_a_part_are_as_if_cut_off(kind, scan, x64):
+    rng = np.random.default_rng(len(scan))
+    small = rng.random((3, *scan))
+    wide = rng.random((3, *(n + 2 for n in scan)))  # what is outside may be anything
+    inside = (slice(None), *(slice(n) for n in scan))
+    wide[inside] = small
+    pixels = np.zeros(wide.shape[1:], bool)
+    pixels[inside[1:]] = True
+    ours = everything(kind(0.7, 0.2, jnp.asarray(pixels)), jnp.asarray(wide))
+    theirs = everything(kind(0.7, 0.2), jnp.asarray(small))
+    np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-12)
+    for whole, own in zip(ours[1:], theirs[1:], strict=True):
+        np.testing.assert_allclose(np.asarray(whole)[inside], own, rtol=1e-12)
+        assert not np.asarray(whole)[:, ~pixels].any()
+
+
+def test_pixels_of_another_scan_are_refused():
+    regulariser = LogSparsity(1.0, pixels=jnp.ones((2, 3), bool))
+    with pytest.raises(InputError, match=r"pixels has shape \(2, 3\); the maps have \(3, 2\)"):
+        regulariser.value(jnp.ones((2, 3, 2)))
+
+
 @pytest.mark.parametrize("shape", SHAPES[:3])
 @pytest.mark.parametrize("name", ALL)
 def test_gradient_split_and_surrogate_have_the_gradient(name, shape, precision):

@@ -95,8 +95,12 @@ def _carrying(solution: Solution, labels: list[tuple[float, str]]) -> list[tuple
 
 def png(figure: Figure) -> bytes:
     """The figure as it is printed: white, at a resolution for slides."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI, facecolor="white")
+    figure.set_dpi(_DPI)
+    figure.set_facecolor("white")
+    FigureCanvasAgg(figure).print_png(buffer)  # draws once, `savefig` twice
     return buffer.getvalue()
 
 

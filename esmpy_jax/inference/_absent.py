@@ -1,15 +1,16 @@
 """Phases that are absent from a bin, as the maps show and the bin by itself does not."""
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from .._arrays import as_floats
 from .._types import Abundances
-from ..objective import AbstractCounts, AbstractRegulariser
+from ..objective import AbstractRegulariser
 from ..solve import Factorisation, GivenStart
 from ..solve._pixel_quadratics import symmetric
-from ._bins import at_full_resolution, in_bins
+from ._bins import Bins
 from ._choices import (
     FLOOR,
     Job,
@@ -34,6 +35,7 @@ MOST_ABSENT = 0.1
 def try_absent(
     job: Job,
     parts: Parts,
+    bins: Bins,
     found: Judged,
     level: float,
     purity: float,
@@ -50,11 +52,11 @@ def try_absent(
     regulariser = smoothing(found.smoothness or 0.0) if given is None else given
     maps = found.maps
     if parts.window is not None:
-        start = at_full_resolution(candidate.fit, parts.train.scan_shape, candidate.factor, FLOOR)
+        start = bins.at_full_resolution(candidate.fit.abundances, candidate.factor, FLOOR)
         maps = job.maps(parts.train, candidate.fit, start, regulariser).abundances
     if job.is_late:
         return 0.0, ()
-    fit = refit(job, candidate.fit, maps, parts.train, candidate.factor, purity, level, max_steps)
+    fit = refit(job, bins, candidate.fit, maps, candidate.factor, purity, level, max_steps)
     new = job.maps(parts.to_fit, fit, parts.cut(floored(maps)), regulariser).abundances
     losses = [losses_of(parts.to_judge, fit, new), found.losses]
     worse, error = difference(*losses)
@@ -64,9 +66,9 @@ def try_absent(
 
 def refit(
     job: Job,
+    bins: Bins,
     fit: Factorisation,
     maps: Abundances,
-    counts: AbstractCounts,
     factor: int,
     purity: float,
     level: float,
@@ -79,12 +81,14 @@ def refit(
     for it. A share of the maps counts as none below `level` standard errors of the bin's own
     share (see `share_errors`), but never from a tenth on, nor if it is the largest of the bin.
     """
-    shares = in_bins(maps, counts.scan_shape, factor)
+    shares = bins.means(maps, factor)
     least = np.minimum(level * share_errors(fit, shares), MOST_ABSENT)
     absent = (shares < least) & (shares < shares.max(0))
     kept = np.where(absent, 0.0, np.maximum(shares, 1e-3))
-    start = GivenStart(fit.weights, as_floats(kept / kept.sum(0)))
-    return job.binned(fit.problem.counts, start, purity_penalty(purity), max_steps, absent)
+    start = GivenStart(fit.weights, kept / kept.sum(0))
+    counts = fit.problem.counts
+    penalty = purity_penalty(purity, counts)
+    return job.binned(counts, start, penalty, max_steps, absent, resume=True)
 
 
 def share_errors(
@@ -96,10 +100,17 @@ def share_errors(
     the bin's counts hold on its abundances, at the given shares.
     """
     h = as_floats(np.maximum(shares, 1e-4))
-    _, second = fit.problem.counts.pixel_moments(fit.basis.endmembers(fit.weights), h)
-    a = np.asarray(symmetric(second, jnp.zeros_like(h)), np.float64)
+    a = np.asarray(_share_information(fit.problem, fit.weights, h), np.float64)
     largest, bins = shares.argmax(0), np.arange(shares.shape[1])
     own = np.einsum("aab->ab", a)
     known = own - 2 * a[:, largest, bins] + own[largest, bins]
     # for the largest itself, and for phases that cannot be told apart, nothing is known
     return np.where(known > 1e-6 * own.max(0), 1 / np.sqrt(np.maximum(known, 1e-300)), np.inf)
+
+
+@eqx.filter_jit
+def _share_information(problem, weights, abundances):
+    """The information that the counts of each bin hold on its abundances (phase, phase, bin)."""
+    endmembers = problem.basis.endmembers(weights)
+    _, second = problem.counts.pixel_moments(endmembers, abundances)
+    return symmetric(second, jnp.zeros_like(abundances))

@@ -1,50 +1,93 @@
 """The image binned in space, and back."""
 
+import math
+from collections.abc import Iterable, Sequence
+
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from .._types import Abundances
-from ..objective import AbstractCounts, bin_counts
+from ..objective import AbstractCounts, pool_counts
 from ..objective._alike import Alike
-from ..solve import Factorisation, upsample
+from ..objective._build import Storage
+from ..solve import upsample
 
 
 class Bins:
-    """`bins(counts, factor)` is the binned image or a part of it, in shapes that both share.
+    """`bins(counts, factor)` is the binned image or a part of it, in shapes that they share.
 
-    Fits to a part then run the programs that the fit to everything needs. One object keeps the
-    binned whole image and the shapes.
+    So the fits to a part and to everything run one program. So do those of the sizes of a group
+    where few channels are filled: their bins lie in one corner of the grid of the smallest ones,
+    and what lies outside has neither counts nor exposure. Where the counts are stored densely that
+    would cost more than it saves, and each size has a grid of its own.
+    One object keeps the binned whole image and the shapes.
+
+    - `groups`: the numbers of pixels along an axis of a bin that will be asked for.
     """
 
-    def __init__(self, whole: AbstractCounts):
+    def __init__(self, whole: AbstractCounts, groups: Iterable[Sequence[int]]):
         self.whole = whole
+        self._groups = {factor: tuple(sorted(group)) for group in groups for factor in group}
+        self._grids: dict[int, tuple[int, ...]] = {}
+        self._storage: dict[int, Storage] = {}
         self._binned: dict[int, AbstractCounts] = {}
-        self._alike = Alike()
+        self._alike = Alike(spare=math.inf)
 
     def __call__(self, counts: AbstractCounts, factor: int) -> AbstractCounts:
-        if factor not in self._binned:
-            self._binned[factor] = self._alike(bin_counts(self.whole, factor))
-        whole = self._binned[factor]
+        self._prepare(factor)
         if counts is self.whole:
-            return whole
-        storage = "sparse" if whole.is_sparse else "dense"
-        return self._alike(bin_counts(counts, factor, storage))
+            return self._binned[factor]
+        return self._in_grid(counts, factor, self._storage[factor])
+
+    def _prepare(self, factor: int) -> None:
+        """Bin the whole image by all factors of the group, which makes room for all of them."""
+        if factor in self._binned:
+            return
+        finest, *others = self._groups[factor]  # the storage of the finest suits them all best
+        self._grids[finest] = self.shape(finest)
+        binned = {finest: self._in_grid(self.whole, finest)}
+        is_sparse = binned[finest].is_sparse
+        for other in others:
+            self._grids[other] = self.shape(finest if is_sparse else other)
+            storage = "sparse" if is_sparse else "dense"
+            binned[other] = self._in_grid(self.whole, other, storage)
+        for factor, counts in binned.items():
+            self._binned[factor] = self._alike(counts)
+            self._storage[factor] = "sparse" if is_sparse else "dense"
+
+    def _in_grid(self, counts, factor, storage: Storage = "auto") -> AbstractCounts:
+        grid = self._grids[factor]
+        pool = _bin_of_pixel(counts.scan_shape, factor, grid)
+        return self._alike(pool_counts(counts, pool, grid, storage))
+
+    def grid(self, factor: int) -> tuple[int, ...]:
+        """The grid in which the bins lie."""
+        self._prepare(factor)
+        return self._grids[factor]
+
+    def shape(self, factor: int) -> tuple[int, ...]:
+        """How many bins there are along each axis."""
+        return tuple(-(-s // factor) for s in self.whole.scan_shape)
+
+    def means(
+        self, maps: Float[Array | np.ndarray, "phase pixel"], factor: int
+    ) -> Float[np.ndarray, "phase bin"]:
+        """The mean shares of the pixels of each bin; equal shares outside."""
+        pool = _bin_of_pixel(self.whole.scan_shape, factor, self.grid(factor))
+        h = np.asarray(maps, float)
+        h = h / np.maximum(h.sum(0), 1e-300)
+        n = math.prod(self.grid(factor))
+        size = np.bincount(pool, minlength=n)
+        sums = np.stack([np.bincount(pool, weights=row, minlength=n) for row in h])
+        return np.where(size > 0, sums / np.maximum(size, 1), 1 / len(h))
+
+    def at_full_resolution(
+        self, shares: Float[Array | np.ndarray, "phase bin"], factor: int, floor: float = 0.0
+    ) -> Abundances:
+        """The shares of the bins in every pixel, none below `floor` of their sum."""
+        return upsample(shares, self.grid(factor), self.whole.scan_shape, factor, floor)
 
 
-def in_bins(
-    maps: Abundances, shape: tuple[int, ...], factor: int
-) -> Float[np.ndarray, "phase bin"]:
-    """The mean shares of the pixels of each bin."""
-    small = tuple(-(-s // factor) for s in shape)
-    bins = np.ravel_multi_index(tuple(i // factor for i in np.indices(shape)), small).ravel()
-    h = np.asarray(maps, float)
-    h = h / np.maximum(h.sum(0), 1e-300)
-    size = np.bincount(bins)
-    return np.stack([np.bincount(bins, weights=row) / size for row in h])
-
-
-def at_full_resolution(
-    fit: Factorisation, shape: tuple[int, ...], factor: int, floor: float = 0.0
-) -> Abundances:
-    """The shares of a binned fit in every pixel."""
-    return upsample(fit.abundances, fit.problem.counts.scan_shape, shape, factor, floor)
+def _bin_of_pixel(scan_shape: tuple[int, ...], factor: int, grid: tuple[int, ...]) -> np.ndarray:
+    """For each pixel the place of its bin in the flattened grid."""
+    return np.ravel_multi_index(tuple(i // factor for i in np.indices(scan_shape)), grid).ravel()

@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 
-from .._arrays import as_floats
+from .._arrays import as_floats, on_device
 from .._basis import Basis
 from .._types import Abundances
 from ..objective import (
@@ -34,7 +35,7 @@ from ..solve import (
     GivenStart,
     factorise,
 )
-from ._bins import Bins, at_full_resolution, in_bins
+from ._bins import Bins
 from ._held_out import difference, held_out_losses, within_error
 from ._image import select_window
 
@@ -117,9 +118,11 @@ class Job:
         penalty: AbstractRegulariser,
         max_steps: int,
         absent: np.ndarray | None = None,
+        resume: bool = False,
     ) -> Factorisation:
         """W and H of the binned counts."""
         shape = self.n_phases, counts.n_pixels
+        # an empty mask shares the program of others
         mask = np.zeros(shape, bool) if absent is None else absent
         return factorise(
             counts,
@@ -130,14 +133,14 @@ class Job:
             constraint=self.constraint,
             regulariser=penalty,
             fixed_weights=self.fixed_weights,
-            # an empty mask shares the program of others
-            fixed_abundances=Fixed(jnp.asarray(mask), jnp.zeros(shape)),
+            fixed_abundances=Fixed(on_device(mask), as_floats(np.zeros(shape))),
             key=self.key,
             max_steps=max_steps,
             tol=self.tol,
             max_seconds=self.left,
             basis_rounds=30,
             progress=self.progress,
+            resume=resume,
         )
 
     def maps(
@@ -167,16 +170,22 @@ class Job:
         )
 
 
-def purity_penalty(strength: float) -> AbstractRegulariser:
-    """Half of the strength on each bin's own shares, half on those of its surroundings."""
+def purity_penalty(strength: float, counts: AbstractCounts) -> AbstractRegulariser:
+    """Half of the strength on each bin's own shares, half on those of its surroundings.
+
+    Bins without exposure have no part in it.
+    """
     each = 0.5 * strength
-    return SumOf((LogSparsity(each, SMALL_SHARE), RegionalSparsity(each, SMALL_SHARE)))
+    seen = None
+    if counts.exposure is not None:
+        seen = on_device(np.asarray(counts.exposure).reshape(counts.scan_shape) > 0)
+    return SumOf((LogSparsity(each, SMALL_SHARE, seen), RegionalSparsity(each, SMALL_SHARE, seen)))
 
 
 def again(fit: Factorisation, scale: float = 1.0) -> GivenStart:
     """The factors of a fit as a start, W times `scale`, no share excluded."""
-    shares = jnp.maximum(fit.abundances, 1e-3)
-    return GivenStart(fit.weights * scale, shares / shares.sum(0, keepdims=True))
+    shares = np.maximum(np.asarray(fit.abundances), 1e-3)
+    return GivenStart(np.asarray(fit.weights) * scale, shares / shares.sum(0, keepdims=True))
 
 
 def continued(first: Factorisation, then: Factorisation) -> Factorisation:
@@ -289,19 +298,22 @@ def try_bins(
     It goes on until the held-out counts clearly object, and the least purity wins that they cannot
     tell from the best. The fit with larger bins is one of the starts.
     """
-    counts, shape = bins(parts.train, factor), parts.train.scan_shape
-    starts = list(starts)
-    if coarser is not None:
-        shares = in_bins(at_full_resolution(coarser.fit, shape, coarser.factor), shape, factor)
-        starts.append(GivenStart(coarser.fit.weights, as_floats(np.maximum(shares, FLOOR))))
-    penalty = purity_penalty(purities[0])
+    counts = bins(parts.train, factor)
+    penalty = purity_penalty(purities[0], counts)
     trials = [job.binned(counts, start, penalty, trial_steps) for start in starts]
+    if coarser is not None:
+        maps = bins.at_full_resolution(coarser.fit.abundances, coarser.factor)
+        shares = np.maximum(bins.means(maps, factor), FLOOR)
+        start = GivenStart(coarser.fit.weights, shares)
+        trials.append(job.binned(counts, start, penalty, trial_steps))
     fit, fits, losses = best_of(trials), [], []
     for strength in purities:
         if fits or not fit.converged:
-            fit = job.binned(counts, again(fit), purity_penalty(strength), max_steps)
+            penalty = purity_penalty(strength, counts)
+            fit = job.binned(counts, again(fit), penalty, max_steps, resume=True)
         fits.append(fit)
-        losses.append(losses_of(parts.test, fit, at_full_resolution(fit, shape, factor)))
+        maps = bins.at_full_resolution(fit.abundances, factor)
+        losses.append(losses_of(parts.test, fit, maps))
         worse, error = difference(losses[-1], min(losses, key=np.sum))
         if worse > 2 * error or job.is_late:
             break
@@ -317,14 +329,19 @@ def try_bins(
 
 
 def try_smoothness(
-    job: Job, parts: Parts, found: Candidate, first: float, given: AbstractRegulariser | None
+    job: Job,
+    parts: Parts,
+    bins: Bins,
+    found: Candidate,
+    first: float,
+    given: AbstractRegulariser | None,
 ) -> Judged:
     """The candidate with its maps, at the smoothness that the held-out counts like best.
 
     The strength is multiplied or divided by the root of two from `first` on, while that helps.
     With a regulariser `given` there is nothing to choose.
     """
-    start = at_full_resolution(found.fit, parts.train.scan_shape, found.factor, FLOOR)
+    start = bins.at_full_resolution(found.fit.abundances, found.factor, FLOOR)
     tried: dict[float, tuple[Abundances, np.ndarray]] = {}
     root = np.sqrt(max(parts.train.total / parts.train.n_pixels, 1e-9))
 
@@ -364,7 +381,12 @@ def smoothing(strength: float) -> AbstractRegulariser:
 
 def floored(maps: Abundances) -> Abundances:
     """Maps as a start, with no share excluded."""
-    return jnp.maximum(maps, FLOOR * maps.sum(0, keepdims=True))
+    return _floored(maps, FLOOR)
+
+
+@jax.jit
+def _floored(maps, floor):
+    return jnp.maximum(maps, floor * maps.sum(0, keepdims=True))
 
 
 def losses_of(

@@ -35,7 +35,7 @@ from ..solve import (
     upsample,
 )
 from ._absent import refit, try_absent
-from ._bins import Bins, at_full_resolution
+from ._bins import Bins
 from ._choices import (
     Choices,
     Job,
@@ -160,19 +160,20 @@ class CoarseToFine(eqx.Module):
         whole = relative(counts)
         settled = None not in (self.factor, self.purity, regulariser) and not self.absent_below
         if not summed or n_phases == 1 or settled:
-            penalty = purity_penalty(self.purity or 0.0) if summed else NoRegulariser()
             given = NoRegulariser() if regulariser is None else regulariser
-            return (*self._plain(job, whole, penalty, given, steps), None)
+            return (*self._plain(job, whole, summed, given, steps), None)
 
         purities = self.purities if self.purity is None else (self.purity,)
         train, test = thin(counts, 1 - self.held_out, thinned)
         parts = Parts(relative(train), test)
-        bins = Bins(whole)
+        factors = self._factors(parts.train)
+        # the first two are always tried
+        bins = Bins(whole, [factors[:2], *([f] for f in factors[2:])])
         found, factors = self._searched(job, parts, bins, purities, regulariser, steps)
         absent, absents = 0.0, ()
         if self.absent_below > 0:
             absent, absents = try_absent(
-                job, parts, found, self.absent_below, min(purities), steps, regulariser
+                job, parts, bins, found, self.absent_below, min(purities), steps, regulariser
             )
         scale = 1 / np.sqrt(1 - self.held_out)
         smoothness = None if found.smoothness is None else scale * found.smoothness
@@ -207,32 +208,43 @@ class CoarseToFine(eqx.Module):
 
     def _searched(self, job, parts, bins, purities, regulariser, steps):
         """The best candidate, and the losses of all bin sizes."""
-        smallest = self.bin_factor(parts.train)
-        axes = [s for s in parts.train.scan_shape if s > 1] or [1]
-        larger = self.factor is None and min(axes) // (2 * smallest) >= 8
-        factor = 2 * smallest if larger else smallest
+        factors = self._factors(parts.train)
         first = _FIRST_SMOOTHNESS * np.sqrt(max(parts.train.total / parts.train.n_pixels, 1e-9))
         tried: list[Judged] = []
-        while True:
+        losses: list[np.ndarray] = []
+        for factor in factors:
             coarser = tried[-1].candidate if tried else None
             found = try_bins(
                 job, parts, bins, factor, purities, self.starts, self.trial_steps, steps, coarser
             )
             if not tried:
-                maps = at_full_resolution(found.fit, parts.train.scan_shape, factor)
+                maps = bins.at_full_resolution(found.fit.abundances, factor)
                 parts = parts.windowed(maps, self.max_pixels)
-            found = try_smoothness(job, parts, found, first, regulariser)
+            found = try_smoothness(job, parts, bins, found, first, regulariser)
             first = first if found.smoothness is None else found.smoothness
             tried.append(found)
             losses = [c.losses for c in tried]
-            smaller = np.prod([-(-s // max(factor // 2, 1)) for s in axes])
             # the second size is always tried, further ones only while they clearly win
             won = len(tried) == 1 or within_error(losses) == len(tried) - 1
-            if factor == 1 or smaller > self.max_bins or self.factor or not won or job.is_late:
+            if not won or job.is_late:
                 break
-            factor //= 2
         sums = above_lowest([c.candidate.factor for c in tried], losses)
         return min(tried, key=lambda c: np.sum(c.losses, dtype=np.float64)), sums
+
+    def _factors(self, counts):
+        """The bin sizes that may be tried, from the largest on."""
+        smallest = self.bin_factor(counts)
+        if self.factor is not None:
+            return [smallest]
+        axes = [s for s in counts.scan_shape if s > 1] or [1]
+        factors = [2 * smallest] if min(axes) // (2 * smallest) >= 8 else []
+        factors.append(smallest)
+        while factors[-1] > 1:
+            smaller = factors[-1] // 2
+            if np.prod([-(-s // smaller) for s in axes]) > self.max_bins:
+                break
+            factors.append(smaller)
+        return factors
 
     def _fitted(self, job, bins, found, choices, regulariser, steps):
         """The fits to all counts with what was chosen."""
@@ -241,16 +253,17 @@ class CoarseToFine(eqx.Module):
             regulariser = smoothing(choices.smoothness)
         binned = bins(whole, choices.factor)
         scale = 1 / (1 - self.held_out)
-        penalty = purity_penalty(choices.purity)
-        coarse = best_of([job.binned(binned, again(found.fit, scale), penalty, steps)])
-        start = at_full_resolution(coarse, whole.scan_shape, choices.factor, 0.01)
+        penalty = purity_penalty(choices.purity, binned)
+        coarse = job.binned(binned, again(found.fit, scale), penalty, steps, resume=True)
+        coarse = best_of([coarse])
+        start = bins.at_full_resolution(coarse.abundances, choices.factor, 0.01)
         fine = job.maps(whole, coarse, start, regulariser)
         if choices.absent_below > 0:
             coarse = refit(
                 job,
+                bins,
                 coarse,
                 fine.abundances,
-                whole,
                 choices.factor,
                 choices.purity if self.purity is not None else min(self.purities),
                 choices.absent_below,
@@ -259,13 +272,15 @@ class CoarseToFine(eqx.Module):
             fine = job.maps(whole, coarse, floored(fine.abundances), regulariser)
         return coarse, fine
 
-    def _plain(self, job, counts, penalty, regulariser, steps):
+    def _plain(self, job, counts, summed, regulariser, steps):
         """Without choices."""
         factor = self.bin_factor(counts)
         binned = bin_counts(counts, factor)
+        penalty = purity_penalty(self.purity or 0.0, binned) if summed else NoRegulariser()
         coarse = best_of([job.binned(binned, s, penalty, self.trial_steps) for s in self.starts])
         if not coarse.converged:
             start = GivenStart(coarse.weights, coarse.abundances)
-            coarse = continued(coarse, job.binned(binned, start, penalty, steps))
+            then = job.binned(binned, start, penalty, steps, resume=True)
+            coarse = continued(coarse, then)
         start = upsample(coarse.abundances, binned.scan_shape, counts.scan_shape, factor, 0.01)
         return coarse, job.maps(counts, coarse, start, regulariser)

@@ -205,7 +205,8 @@ def _words(module: eqx.Module) -> str:
     """A regulariser as `Name(field=value)`."""
     if isinstance(module, SumOf):
         return " + ".join(_words(t) for t in module.terms)
-    fields = ", ".join(f"{k}={float(v):g}" for k, v in vars(module).items())
+    numbers = {k: v for k, v in vars(module).items() if np.ndim(v) == 0 and v is not None}
+    fields = ", ".join(f"{k}={float(v):g}" for k, v in numbers.items())
     return f"{type(module).__name__}({fields})"
 
 

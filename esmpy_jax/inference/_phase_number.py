@@ -75,7 +75,7 @@ def count_phases(
     purities = _PURITIES if solver.purity is None else (solver.purity,)
     first = basis if isinstance(basis, Basis) else basis(None)
     n_bins = int(np.prod([-(-s // factor) for s in counts.scan_shape]))
-    bins = Bins(parts.train)
+    bins = Bins(parts.train, [[factor]])
     losses: list[np.ndarray] = []
     for n in range(1, min(most, first.n_columns, n_bins) + 1):
         job = Job(

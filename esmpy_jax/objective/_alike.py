@@ -12,9 +12,6 @@ from ._dense import DenseCounts
 from ._sparse import SparseCounts
 from ._triplets import numbers
 
-#: Slots that common rows may cost over those that suit an image best.
-_SPARE = 1.3
-
 #: Overflow blocks that are kept free for the images to come, over those that one image needs.
 _ROOM = 1.12
 
@@ -42,9 +39,12 @@ class Alike:
     the counts. Images of one scan shape share the lengths of their rows as long as that costs at
     most 30 % more slots than their own, and the number of overflow blocks, which grows with the
     largest need so far. Dense counts share the type of their values. Others stay as they are.
+
+    - `spare`: slots that common rows may cost over those that suit an image best.
     """
 
-    def __init__(self):
+    def __init__(self, spare: float = 1.3):
+        self._spare = spare
         self._forms: dict[tuple, list[_Form]] = {}
         self._types: dict[tuple, np.dtype] = {}
 
@@ -66,7 +66,7 @@ class Alike:
         forms = self._forms.setdefault(key, [])
         form = next((f for f in forms if f.lengths == lengths), None)
         if form is None:
-            form, sides = _repacked(forms, counts, sides)
+            form, sides = _repacked(forms, counts, sides, self._spare)
         if form is None:
             form = _Form(lengths, [0, 0], np.dtype(counts.by_pixel.first.value.dtype))
             forms.append(form)
@@ -75,7 +75,7 @@ class Alike:
         return eqx.tree_at(lambda c: (c.by_pixel, c.by_channel), counts, new)
 
 
-def _repacked(forms: list[_Form], counts: SparseCounts, sides: tuple[Blocks, Blocks]):
+def _repacked(forms: list[_Form], counts: SparseCounts, sides: tuple[Blocks, Blocks], spare: float):
     """The cheapest of the forms that suit the counts, and these in rows of its lengths."""
     if not forms:
         return None, sides
@@ -90,7 +90,7 @@ def _repacked(forms: list[_Form], counts: SparseCounts, sides: tuple[Blocks, Blo
         )
 
     best = min(forms, key=lambda form: cost(form.lengths))
-    if cost(best.lengths) > _SPARE * cost([s.lengths for s in sides]):
+    if cost(best.lengths) > spare * cost([s.lengths for s in sides]):
         return None, sides
     n_pixels, n_channels = counts.n_pixels, counts.n_channels
     by_pixel = Blocks.pack(pixel, channel, value, n_pixels, n_channels, best.lengths[0])

@@ -5,7 +5,9 @@ import abc
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool
 
+from .._checks import check
 from .._types import Scalar
 from ._regularisers import AbstractRegulariser, Maps, as_scalar, check_positive
 
@@ -14,11 +16,12 @@ class _AbstractSparsity(AbstractRegulariser):
     """`strength * sum(log(1 + M H / epsilon))` with a mean M over pixels.
 
     Concave, so its tangent lies above it: `a = 0`, `b = Mᵀ (strength / (M H + epsilon))`, no
-    curvature.
+    curvature. Pixels outside of `pixels` have no part in it.
     """
 
     strength: eqx.AbstractVar[Scalar]
     epsilon: eqx.AbstractVar[Scalar]
+    pixels: eqx.AbstractVar[Bool[Array, "*scan"] | None]
 
     @abc.abstractmethod
     def mean(self, maps: Maps) -> Maps:
@@ -42,7 +45,7 @@ class _AbstractSparsity(AbstractRegulariser):
         return False
 
     def value(self, maps):
-        return self.strength * jnp.log1p(self.mean(maps) / self.epsilon).sum()
+        return self.strength * (self._kept(maps) * jnp.log1p(self.mean(maps) / self.epsilon)).sum()
 
     def gradient_split(self, maps):
         return self._slope(maps), jnp.zeros_like(maps)
@@ -54,18 +57,32 @@ class _AbstractSparsity(AbstractRegulariser):
         return jnp.zeros_like(direction)
 
     def _slope(self, maps):
-        return self.transposed(self.strength / (self.mean(maps) + self.epsilon))
+        slope = self.strength / (self.mean(maps) + self.epsilon)
+        return self.transposed(self._kept(maps) * slope)
+
+    def _kept(self, maps: Maps) -> Maps:
+        """Ones in the pixels that have a part, zeros elsewhere."""
+        if self.pixels is None:
+            return jnp.ones_like(maps)
+        check(
+            self.pixels.shape == maps.shape[1:],
+            f"{type(self).__name__}.pixels has shape {self.pixels.shape}; the maps have "
+            f"{maps.shape[1:]}.",
+        )
+        return jnp.broadcast_to(self.pixels, maps.shape).astype(maps.dtype)
 
 
 class LogSparsity(_AbstractSparsity):
     """`strength * sum(log(1 + H / epsilon))`: few phases in each pixel.
 
     Small abundances cost most, so that what noise leaves of a phase where there is none goes to
-    zero. `epsilon`, in the unit of H, is what counts as small.
+    zero. `epsilon`, in the unit of H, is what counts as small; `pixels`, of the shape of the scan,
+    says which have a part in it (`None`: all).
     """
 
     strength: Scalar = eqx.field(converter=as_scalar)
     epsilon: Scalar = eqx.field(default=0.05, converter=as_scalar)
+    pixels: Bool[Array, "*scan"] | None = None
 
     @property
     def couples_pixels(self):
@@ -84,20 +101,30 @@ class RegionalSparsity(_AbstractSparsity):
     M is the mean over a pixel and its neighbours with the weights (1, 2, 1) along each scan axis,
     of those that exist at the border. A little of a phase costs much where the neighbours have
     none, and little where they have some: noise goes to zero, and the fringe of a particle stays.
+    `epsilon` and `pixels` are those of `LogSparsity`; outside of `pixels` nothing exists.
     """
 
     strength: Scalar = eqx.field(converter=as_scalar)
     epsilon: Scalar = eqx.field(default=0.05, converter=as_scalar)
+    pixels: Bool[Array, "*scan"] | None = None
 
     @property
     def couples_pixels(self):
         return True
 
     def mean(self, maps):
-        return _sums(maps) / _sums(jnp.ones_like(maps))
+        kept = self._kept(maps)
+        return _sums(kept * maps) / _around(kept)
 
     def transposed(self, maps):
-        return _sums(maps / _sums(jnp.ones_like(maps)))
+        kept = self._kept(maps)
+        return kept * _sums(maps / _around(kept))
+
+
+def _around(kept: Maps) -> Maps:
+    """Weights of the neighbours that exist; one where there are none."""
+    total = _sums(kept)
+    return jnp.where(total > 0, total, 1.0)
 
 
 def _sums(maps: Maps) -> Maps:

@@ -48,6 +48,7 @@ def factorise(
     max_seconds: float | None = None,
     basis_rounds: int = 10,
     progress: Callable[[int, int, float], None] | None = None,
+    resume: bool = False,
     throw: bool = False,
 ) -> Factorisation:
     """Find W, H >= 0 with counts ~ Poisson(G W H) by maximum (penalised) likelihood.
@@ -61,6 +62,7 @@ def factorise(
         `Fixed`.
     - `key`: for random starts; `jax.random.key(0)` by default.
     - `max_steps`, `tol`, `max_seconds`: see `solve`; steps and time of all rounds together.
+    - `resume`: the start comes from a fit of nearly the same problem and needs no warm-up.
     - `throw`: raise `RuntimeError` with the `RESULTS` sentence unless the fit converged.
 
     Raises `InputError` for counts, phases, constraints or fixed entries that cannot be used.
@@ -104,7 +106,7 @@ def factorise(
             tol=tol,
             max_seconds=None if max_seconds is None else max_seconds - sum(f.seconds for f in fits),
             progress=progress,
-            resume=len(fits) > 0,
+            resume=resume or len(fits) > 0,
         )
         fits.append(fit)
         result = fit.result

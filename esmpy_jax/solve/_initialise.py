@@ -32,13 +32,17 @@ class RandomStart(AbstractStart):
     """Columns that contribute random shares of the counts, and random abundances."""
 
     def __call__(self, problem, n_phases, key):
-        w_key, h_key = jr.split(key)
-        counts = problem.counts
-        shares = jr.uniform(w_key, (problem.basis.n_columns, n_phases), minval=0.05)
-        sums = problem.basis.column_sums
-        weights = jnp.where(sums > 0, shares / _safe(sums), 0.0)
-        maps = jr.uniform(h_key, (n_phases, counts.n_pixels), minval=0.05)
+        weights, maps = _random(problem.basis, n_phases, problem.counts.n_pixels, key)
         return in_gauge(problem, weights, maps)
+
+
+@eqx.filter_jit
+def _random(basis, n_phases, n_pixels, key):
+    w_key, h_key = jr.split(key)
+    shares = jr.uniform(w_key, (basis.n_columns, n_phases), minval=0.05)
+    sums = basis.column_sums
+    weights = jnp.where(sums > 0, shares / _safe(sums), 0.0)
+    return weights, jr.uniform(h_key, (n_phases, n_pixels), minval=0.05)
 
 
 class NNDSVDStart(AbstractStart):
@@ -139,9 +143,10 @@ def _moved(problem, weights, abundances, keep_scale):
         per_exposure = jnp.maximum(per_exposure, 1e-3 * per_exposure.mean())  # empty pixels
         maps = maps / _safe(maps.sum(0))[None, :] * per_exposure[None, :]
     if isinstance(problem.constraint, SumToOneAbundances):
-        total = maps.sum(0)
+        total, exposure = maps.sum(0), exposure_or_one(problem.counts)[0]
         shares = jnp.where((total > 0)[None, :], maps / _safe(total)[None, :], 1.0 / len(maps))
-        weights, maps = unit * total.mean(), shares
+        mean = (total * exposure).sum() / _safe(exposure.sum())
+        weights, maps = unit * mean, shares
     elif isinstance(problem.constraint, SumToOneWeights):
         rows = jnp.asarray(problem.basis.composition_rows)
         scale = jnp.where(rows[:, None], unit, 0.0).sum(0)

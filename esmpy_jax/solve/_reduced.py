@@ -101,6 +101,26 @@ def reduce_to_weights(
     )
 
 
+def no_reduction(problem: Problem, weights: Weights, abundances: Abundances) -> Reduced:
+    """A model that says nothing, in the place of one that is not made."""
+    none = jnp.zeros(weights.size, weights.dtype)
+    n_columns, n_phases = weights.shape
+    parts = n_columns, n_phases if problem.basis.depends_on_phase else 1
+    return Reduced(
+        none,
+        none,
+        none,
+        jnp.zeros((weights.size, weights.size), weights.dtype),
+        none,
+        none,
+        jnp.zeros(weights.size, bool),
+        n_columns,
+        jnp.zeros((*parts, *abundances.shape), abundances.dtype),
+        jnp.zeros((*parts, abundances.shape[1]), abundances.dtype),
+        jnp.zeros_like(abundances),
+    )
+
+
 def weight_sums(
     problem: Problem,
     endmembers: Endmembers,

@@ -16,7 +16,7 @@ from ._abundance_newton import (
 )
 from ._multiplicative import MultiplicativeUpdate
 from ._pixel_quadratics import product, projected_inverse
-from ._reduced import Reduced, reduce_to_weights
+from ._reduced import Reduced, no_reduction, reduce_to_weights
 from ._solver import AbstractSolver, Problem
 
 
@@ -128,7 +128,11 @@ class VariableProjectionNewton(AbstractSolver[_State]):
             here.model.matrix, here.model.free & (here.best > 0), here.model.summed
         )
         from_pixels = here.model.decrease(change).sum()
-        reduced = _if_known(known, lambda: _reduced(problem, here, change, inverse, scale_free))
+        reduced = jax.lax.cond(
+            known,
+            lambda: _reduced(problem, here, change, inverse, scale_free),
+            lambda: no_reduction(problem, weights, abundances),
+        )
 
         def attempt(trial):
             none = jnp.zeros_like(trial.damping)
@@ -204,13 +208,6 @@ def _reduced(problem, point, change, inverse, scale_free) -> Reduced:
     return reduce_to_weights(
         problem, endmembers, point.weights, point.abundances, change, inverse, scale_free
     )
-
-
-def _if_known(known, make):
-    """What `make` makes, or zeros of its kind."""
-    like = jax.eval_shape(make)
-    zeros = lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)  # noqa: E731
-    return jax.lax.cond(known, make, zeros)
 
 
 def _where(condition, yes, no):

@@ -173,6 +173,11 @@ def main(arguments: list[str] | None = None) -> pathlib.Path:
     partial = options.quick or options.only or options.draws or options.first
     out = options.out or (pathlib.Path(tempfile.mkdtemp()) if partial else HERE)
     out.mkdir(parents=True, exist_ok=True)
+    if options.resume and partial and set(_read_csv(out / "aims.csv")) - _asked(options, names):
+        parser.error(
+            f"{out / 'aims.csv'} holds draws that were not asked for and would be lost; give "
+            "another folder with --out, or ask for them, too."
+        )
     size = 32 if options.quick else 128
     began = time.perf_counter()
     fits: dict[tuple, tuple[Solution, float]] = {}
@@ -199,6 +204,16 @@ def main(arguments: list[str] | None = None) -> pathlib.Path:
         (out / "aims.md").write_text(text + "\n", encoding="utf-8")
     print(f"wrote {out} after {minutes:.1f} min")
     return out
+
+
+def _asked(options: argparse.Namespace, names: Sequence[str]) -> set[tuple[str, str, int]]:
+    """Line, scene and seed of all draws that were asked for."""
+    asked = set()
+    for name in names:
+        n = 1 if options.quick else options.draws or LINES[name].draws
+        seeds = range(options.first, options.first + n)
+        asked |= {(name, scene, seed) for scene in LINES[name].scenes for seed in seeds}
+    return asked
 
 
 def _draw(line: Line, scene: str, seed: int, size: int, fits: dict) -> Draw:

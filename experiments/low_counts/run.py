@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 
+import jax
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "common"))
@@ -65,7 +66,15 @@ def main(arguments: list[str] | None = None) -> pathlib.Path:
     cells = [(n, d) for n in names for d in _doses(n, doses, quick)]
     fits, ratios = [], {}
     python, reason = None, None
+
+    def keep(fit: Fit) -> None:
+        """At once, so that a run that is cut off has not been for nothing."""
+        fits.append(fit)
+        write_csv(out / "results.csv", fits, ratios)
+        print(_line(fit), flush=True)
+
     for seed in range(n_seeds):  # outermost, so that time that is up costs seeds and not scenes
+        jax.clear_caches()  # programs map memory, of which a process may have some 65 000 pieces
         for name, dose in cells:
             if seed > 0 and time.perf_counter() - began > 60 * options.minutes:
                 break
@@ -74,15 +83,13 @@ def main(arguments: list[str] | None = None) -> pathlib.Path:
             image = make_image(scene, true_model, dose, seed, size)
             found, solution = ours(image, model, scene, seed)
             number = count_phases(image, model, seed) if options.count_phases else None
-            fits.append(Fit(name, dose, seed, found, "", tuple(solution.warnings), number))
-            print(_line(fits[-1]), flush=True)
             if name == "grain boundary":
                 ratios[name, dose, seed, OURS] = peak_ratio(image, solution)
+            keep(Fit(name, dose, seed, found, "", tuple(solution.warnings), number))
             if seed == 0:
                 iterations = 50 if quick else NMF_ITERATIONS
                 theirs = scikit_learn(image, true_model, model, scene, seed, iterations)
-                fits.append(Fit(name, dose, seed, theirs))
-                print(_line(fits[-1]), flush=True)
+                keep(Fit(name, dose, seed, theirs))
         if seed == 0:
             python, reason = _espm(options)
             scene = SCENES[VARIED]
@@ -91,8 +98,7 @@ def main(arguments: list[str] | None = None) -> pathlib.Path:
                 image = make_image(scene, true_model, dose, 0, size)
                 cap = 5.0 if quick else ESPM_SECONDS
                 found, note = espm(image, model, scene, 0, python, cap)
-                fits.append(Fit(VARIED, dose, 0, found, note))
-                print(_line(fits[-1]), flush=True)
+                keep(Fit(VARIED, dose, 0, found, note))
 
     scene = SCENES[VARIED]
     true_model, _ = make_models(scene)
@@ -103,7 +109,6 @@ def main(arguments: list[str] | None = None) -> pathlib.Path:
     varied = [f for f in fits if f.scene == VARIED]
     figure = plot_low_counts(np.asarray(truth.abundance, float), shown, varied, phases)
     figure.savefig(out / "low_counts.png", dpi=160)
-    write_csv(out / "results.csv", fits, ratios)
     minutes = (time.perf_counter() - began) / 60
     about = (
         f"{size} × {size} pixels, 1980 channels; the run took {minutes:.0f} minutes."
