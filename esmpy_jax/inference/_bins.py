@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 
+import jax
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -16,10 +17,10 @@ from ..solve import upsample
 class Bins:
     """`bins(counts, factor)` is the binned image or a part of it, in shapes that they share.
 
-    So the fits to a part and to everything run one program. So do those of the sizes of a group
-    where few channels are filled: their bins lie in one corner of the grid of the smallest ones,
-    and what lies outside has neither counts nor exposure. Where the counts are stored densely that
-    would cost more than it saves, and each size has a grid of its own.
+    So the fits to a part and to everything run one program. So do those of the sizes of a group:
+    their bins lie in one corner of the grid of the smallest ones, and what lies outside has neither
+    counts nor exposure. Only on the CPU, where counts that are stored densely would make that cost
+    more than it saves, these have a grid for each size.
     One object keeps the binned whole image and the shapes.
 
     - `groups`: the numbers of pixels along an axis of a bin that will be asked for.
@@ -46,14 +47,14 @@ class Bins:
         finest, *others = self._groups[factor]  # the storage of the finest suits them all best
         self._grids[finest] = self.shape(finest)
         binned = {finest: self._in_grid(self.whole, finest)}
-        is_sparse = binned[finest].is_sparse
+        storage: Storage = "sparse" if binned[finest].is_sparse else "dense"
+        shared = storage == "sparse" or jax.default_backend() != "cpu"
         for other in others:
-            self._grids[other] = self.shape(finest if is_sparse else other)
-            storage = "sparse" if is_sparse else "dense"
+            self._grids[other] = self.shape(finest if shared else other)
             binned[other] = self._in_grid(self.whole, other, storage)
         for factor, counts in binned.items():
             self._binned[factor] = self._alike(counts)
-            self._storage[factor] = "sparse" if is_sparse else "dense"
+            self._storage[factor] = storage
 
     def _in_grid(self, counts, factor, storage: Storage = "auto") -> AbstractCounts:
         grid = self._grids[factor]

@@ -20,6 +20,11 @@ Storage = Literal["auto", "dense", "sparse"]
 #: docs/theory/factorisation.md#storage says.
 DENSE_ABOVE = 0.22
 
+#: Values up to which counts are stored densely where the default device is no CPU: there the loops
+#: over the slots of few but long rows take longer than everything at once, measured as
+#: docs/howto/devices.md says.
+DENSE_UP_TO = 2**23
+
 
 def counts_from_coo(
     pixel: np.ndarray,
@@ -66,8 +71,7 @@ def counts_from_coo(
     _check_sums(value, pixel, "pixel", n_pixels)
     _check_sums(value, channel, "channel", n_channels)
     exposure = _check_exposure(exposure, pixel, n_pixels)
-    density = len(value) / max(n_pixels * n_channels, 1)
-    if _sparse(storage, density):
+    if _sparse(storage, len(value), n_pixels * n_channels):
         return SparseCounts.from_coo(pixel, channel, value, scan_shape, n_channels, exposure)
     dense = np.zeros((n_pixels, n_channels), value.dtype)
     dense[pixel, channel] = value
@@ -84,7 +88,8 @@ def as_counts(
     """Counts from an array of shape (..., channel), a scipy sparse matrix, or counts.
 
     The leading axes are the scan (y, x), unless `scan_shape` gives it for flattened pixels.
-    `storage="auto"` stores the nonzeros only when at most 22 % of the channels are filled.
+    `storage="auto"` stores the nonzeros only when at most 22 % of the channels are filled; on GPU
+    and TPU it stores all counts, too, when these are no more than 8 million numbers.
     Raises `InputError` for negative, NaN, infinite or fractional counts, naming the place.
     """
     if isinstance(data, AbstractCounts):
@@ -114,8 +119,7 @@ def as_counts(
     _check_counts(
         array.ravel(), lambda i: f"pixel {i // array.shape[1]}, channel {i % array.shape[1]}"
     )
-    filled = np.count_nonzero(array) / max(array.size, 1)
-    if not _sparse(storage, filled):
+    if not _sparse(storage, int(np.count_nonzero(array)), array.size):
         array = array.astype(smallest_type(int(array.max(initial=0))))
         for axis, name in ((1, "pixel"), (0, "channel")):
             _check_below(array.sum(axis, dtype=np.int64), name)
@@ -206,12 +210,16 @@ def _indices(values) -> np.ndarray:
     return array if array.dtype.kind in "iu" else array.astype(np.int64)
 
 
-def _sparse(storage: str, density: float) -> bool:
+def _sparse(storage: str, n_filled: int, size: int) -> bool:
     check(
         storage in ("auto", "dense", "sparse"),
         f"Unknown storage '{storage}'; choose 'auto', 'dense' or 'sparse'.",
     )
-    return storage == "sparse" or (storage == "auto" and bool(density <= DENSE_ABOVE))
+    if storage != "auto":
+        return storage == "sparse"
+    if jax.default_backend() != "cpu" and size <= DENSE_UP_TO:
+        return False
+    return bool(n_filled <= DENSE_ABOVE * size)
 
 
 def _check_shape(scan_shape, n_pixels):
