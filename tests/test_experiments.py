@@ -184,11 +184,11 @@ def test_benchmark(script, tmp_path, monkeypatch):
 
     monkeypatch.setattr(optimum, "polish", polish)
     common = ["--quick", "--without-espm", "--out", str(tmp_path)]
-    run.main([*common, "--only", "limits", "scaling", "memory"])
+    run.main([*common, "--only", "limits", "scaling", "memory", "starts"])
     run.main([*common, "--only", "iterations", "optimum"])
 
     results = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
-    assert list(results) == ["limits", "scaling", "memory", "iterations", "optimum"]
+    assert list(results) == ["limits", "scaling", "memory", "starts", "iterations", "optimum"]
     exponents = [a["exponents"]["Newton"] for a in results["scaling"]["axes"].values()]
     np.testing.assert_allclose(exponents, [1, 0.5, 1.5, 2], rtol=1e-9)  # size² pixels
     (dose,) = results["optimum"]["doses"]

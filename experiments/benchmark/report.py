@@ -280,6 +280,16 @@ def storage(section: dict) -> Iterator[str]:
     )
 
 
+def starts(section: dict) -> Iterator[str]:
+    """Seconds of several starts, one after another and at once."""
+    parts = list(next(iter(section["rows"].values())))
+    yield from head([f"seconds of {section['starts']} starts", *parts])
+    for kind, found in section["rows"].items():
+        yield row([kind, *(digits(found[part]) for part in parts)])
+    yield ""
+    yield f"- {section['bins']} bins; the first call compiles."
+
+
 def first(section: dict) -> Iterator[str]:
     """Seconds of a new process."""
     parts = list(section["rows"]["no cache"])
@@ -306,6 +316,7 @@ SECTIONS = {
     "memory": ("Memory", memory),
     "precision": ("float32 and float64", precision),
     "storage": ("Sparse and dense counts", storage),
+    "starts": ("Several starts", starts),
     "first": ("The first fit of a process", first),
 }
 

@@ -3,9 +3,9 @@
     python experiments/benchmark/run.py [--quick] [--only SECTION ...] [--without-espm]
 
 Sections, in this order: `iterations` (`programs.py`), `optimum` (`to_optimum.py`), `limits`,
-`scaling`, `memory`, `precision`, `storage` and `first` (modules of the same names, whose docstrings
-say what is measured and how). `--only` runs some of them and puts their results among those of
-`results.json`.
+`scaling`, `memory`, `precision`, `storage`, `starts` and `first` (modules of the same names, whose
+docstrings say what is measured and how). `--only` runs some of them and puts their results among
+those of `results.json`.
 """
 
 import argparse
@@ -36,6 +36,7 @@ from programs import iterations
 from report import SECTIONS, lines, write
 from scaling import scaling
 from scene import Scenes
+from starts import starts
 from storage import storage
 from to_optimum import to_optimum
 
@@ -97,6 +98,7 @@ def run(plan: Plan, names: list[str], python: pathlib.Path | None) -> dict:
             "memory": lambda: peaks(scenes, plan, python),
             "precision": lambda: precision(scenes, plan),
             "storage": lambda: storage(plan),
+            "starts": lambda: starts(scenes, plan),
             "first": lambda: first(plan.processes),
         }
         for name in names:
