@@ -55,3 +55,17 @@ def test_means_and_repeats(shape, factor):
         np.testing.assert_allclose(grid[(slice(None), *index)], block.reshape(3, -1).mean(1))
     again = bins.means(bins.at_full_resolution(means, factor), factor)
     np.testing.assert_allclose(again, means, rtol=1e-6)
+
+
+def test_where_the_device_is_no_cpu_small_counts_are_dense_and_share_a_grid(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    rng = np.random.default_rng(0)
+    counts = as_counts(rng.poisson(0.01, (16, 16, 300)))
+    assert not counts.is_sparse
+    assert as_counts(rng.poisson(1e-4, (96, 96, 1000))).is_sparse  # over 8 million values
+    assert as_counts(counts.to_dense(), storage="sparse").is_sparse  # as asked for
+    bins = Bins(counts, [[4, 2]])
+    assert bins.grid(4) == bins.grid(2) == (8, 8)
+    kinds = {str(jax.tree.map(lambda x: (x.shape, x.dtype), bins(counts, f))) for f in (2, 4)}
+    assert len(kinds) == 1
+    assert bins(counts, 4).to_dense().sum() == counts.to_dense().sum()
