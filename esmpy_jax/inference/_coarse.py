@@ -132,6 +132,8 @@ class CoarseToFine(eqx.Module):
     ) -> tuple[Factorisation, Factorisation, Choices | None]:
         """The fits of the binned and of the full image, both with the same W, and the choices.
 
+        The bins may lie in a corner of a larger grid, where the others have no exposure.
+
         - `regulariser`: of the maps; `None` finds the strength of a `TotalVariation`.
 
         Raises `RuntimeError` when no start leads to finite values.
