@@ -52,9 +52,9 @@ class Bins:
         for other in others:
             self._grids[other] = self.shape(finest if shared else other)
             binned[other] = self._in_grid(self.whole, other, storage)
-        for factor, counts in binned.items():
-            self._binned[factor] = self._alike(counts)
-            self._storage[factor] = storage
+        for own, counts in binned.items():
+            self._binned[own] = self._alike(counts)
+            self._storage[own] = storage
 
     def _in_grid(self, counts, factor, storage: Storage = "auto") -> AbstractCounts:
         grid = self._grids[factor]
