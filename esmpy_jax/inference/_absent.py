@@ -11,19 +11,9 @@ from ..objective import AbstractRegulariser
 from ..solve import Factorisation, GivenStart
 from ..solve._pixel_quadratics import symmetric
 from ._bins import Bins
-from ._choices import (
-    FLOOR,
-    Job,
-    Judged,
-    Parts,
-    Tried,
-    above_lowest,
-    floored,
-    losses_of,
-    purity_penalty,
-    smoothing,
-)
+from ._choices import Judged, Parts, Tried, above_lowest, losses_of
 from ._held_out import difference
+from ._job import FLOOR, Job, floored, purity_penalty, smoothing
 
 #: Nats that are strong evidence.
 STRONG = 3.0

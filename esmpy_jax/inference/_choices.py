@@ -2,54 +2,28 @@
 
 import dataclasses
 import itertools
-import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import Float
 
-from .._arrays import as_floats, on_device
-from .._basis import Basis
 from .._types import Abundances
 from ..objective import (
-    AbstractConstraint,
     AbstractCounts,
     AbstractRegulariser,
-    LogSparsity,
-    NoRegulariser,
-    RegionalSparsity,
-    SumOf,
-    SumToOneAbundances,
-    TotalVariation,
-    Unconstrained,
 )
 from ..solve import (
-    RESULTS,
-    AbstractSolver,
     AbstractStart,
     Factorisation,
-    Fixed,
     GivenStart,
-    factorise,
 )
 from ._bins import Bins
 from ._held_out import difference, held_out_losses, within_error
 from ._image import select_window
+from ._job import FLOOR, Job, again, best_of, floored, purity_penalty, smoothing
 
 #: A value and its held-out loss in nats above the lowest, of each that was tried.
 Tried = tuple[tuple[float, float], ...]
-
-#: Shares below this are small for the purity penalty.
-SMALL_SHARE = 0.05
-
-#: Steps of the maps well below this cost like a Laplacian, others in proportion to their height.
-SMALL_STEP = 0.01
-
-#: Least share of a phase with which a fit of the maps begins.
-FLOOR = 0.01
 
 #: Search for the strength of the smoothness: it is multiplied or divided by this.
 _RATIO = float(np.sqrt(2))
@@ -83,128 +57,6 @@ class Choices:
     def agreeing_starts(self) -> int:
         """How many of the starts came within one nat of the best."""
         return int((np.asarray(self.starts) <= min(self.starts) + 1).sum())
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """What all fits of one image have in common."""
-
-    basis: Basis | Callable[[Any], Basis]
-    n_phases: int
-    constraint: AbstractConstraint
-    fixed_weights: Any
-    key: PRNGKeyArray
-    solver: AbstractSolver
-    fine_solver: AbstractSolver
-    tol: float
-    max_steps: int
-    ends: float | None
-    progress: Callable[[int, int, float], None] | None
-
-    @property
-    def left(self) -> float | None:
-        """Seconds that are left."""
-        return None if self.ends is None else max(self.ends - time.perf_counter(), 0.0)
-
-    @property
-    def is_late(self) -> bool:
-        """Whether no time is left."""
-        return self.left == 0.0
-
-    def binned(
-        self,
-        counts: AbstractCounts,
-        start: AbstractStart,
-        penalty: AbstractRegulariser,
-        max_steps: int,
-        absent: np.ndarray | None = None,
-        resume: bool = False,
-    ) -> Factorisation:
-        """W and H of the binned counts."""
-        shape = self.n_phases, counts.n_pixels
-        # an empty mask shares the program of others
-        mask = np.zeros(shape, bool) if absent is None else absent
-        return factorise(
-            counts,
-            self.basis,
-            self.n_phases,
-            solver=self.solver,
-            start=start,
-            constraint=self.constraint,
-            regulariser=penalty,
-            fixed_weights=self.fixed_weights,
-            fixed_abundances=Fixed(on_device(mask), as_floats(np.zeros(shape))),
-            key=self.key,
-            max_steps=max_steps,
-            tol=self.tol,
-            max_seconds=self.left,
-            basis_rounds=30,
-            progress=self.progress,
-            resume=resume,
-        )
-
-    def maps(
-        self,
-        counts: AbstractCounts,
-        fit: Factorisation,
-        start: Abundances,
-        regulariser: AbstractRegulariser,
-    ) -> Factorisation:
-        """H at full resolution with the W of a fit."""
-        return factorise(
-            counts,
-            fit.basis,
-            self.n_phases,
-            solver=self.fine_solver,
-            start=GivenStart(fit.weights, start),
-            # W is held, so a constraint on it has nothing more to say
-            constraint=self.constraint
-            if isinstance(self.constraint, SumToOneAbundances)
-            else Unconstrained(),
-            regulariser=regulariser,
-            fixed_weights=fit.weights,
-            max_steps=self.max_steps,
-            tol=self.tol,
-            max_seconds=self.left,
-            progress=self.progress,
-        )
-
-
-def purity_penalty(strength: float, counts: AbstractCounts) -> AbstractRegulariser:
-    """Half of the strength on each bin's own shares, half on those of its surroundings.
-
-    Bins without exposure have no part in it.
-    """
-    each = 0.5 * strength
-    seen = None
-    if counts.exposure is not None:
-        seen = on_device(np.asarray(counts.exposure).reshape(counts.scan_shape) > 0)
-    return SumOf((LogSparsity(each, SMALL_SHARE, seen), RegionalSparsity(each, SMALL_SHARE, seen)))
-
-
-def again(fit: Factorisation, scale: float = 1.0) -> GivenStart:
-    """The factors of a fit as a start, W times `scale`, no share excluded."""
-    shares = np.maximum(np.asarray(fit.abundances), 1e-3)
-    return GivenStart(np.asarray(fit.weights) * scale, shares / shares.sum(0, keepdims=True))
-
-
-def continued(first: Factorisation, then: Factorisation) -> Factorisation:
-    """The second of two fits, of which it went on from the first, with the trace of both."""
-    return dataclasses.replace(
-        then,
-        nll_steps=np.concatenate([first.nll_steps, then.nll_steps[1:] + first.steps]),
-        nll_trace=np.concatenate([first.nll_trace, then.nll_trace[1:]]),
-        steps=first.steps + then.steps,
-        seconds=first.seconds + then.seconds,
-    )
-
-
-def best_of(fits: Sequence[Factorisation]) -> Factorisation:
-    """The fit with the lowest objective. Raises `RuntimeError` when none is finite."""
-    best = min(fits, key=lambda f: f.nll if np.isfinite(f.nll) else np.inf)
-    if best.result == RESULTS.nonfinite:
-        raise RuntimeError(RESULTS[RESULTS.nonfinite])
-    return best
 
 
 @dataclasses.dataclass(frozen=True)
@@ -372,21 +224,6 @@ def try_smoothness(
         above_lowest(order, [tried[v][1] for v in order]) if given is None else (),
         *tried[best],
     )
-
-
-def smoothing(strength: float) -> AbstractRegulariser:
-    """Total variation of a strength, or nothing."""
-    return TotalVariation(strength, SMALL_STEP) if strength > 0 else NoRegulariser()
-
-
-def floored(maps: Abundances) -> Abundances:
-    """Maps as a start, with no share excluded."""
-    return _floored(maps, FLOOR)
-
-
-@jax.jit
-def _floored(maps, floor):
-    return jnp.maximum(maps, floor * maps.sum(0, keepdims=True))
 
 
 def losses_of(

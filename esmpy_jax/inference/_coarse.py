@@ -36,22 +36,9 @@ from ..solve import (
 )
 from ._absent import refit, try_absent
 from ._bins import Bins
-from ._choices import (
-    Choices,
-    Job,
-    Judged,
-    Parts,
-    above_lowest,
-    again,
-    best_of,
-    continued,
-    floored,
-    purity_penalty,
-    smoothing,
-    try_bins,
-    try_smoothness,
-)
+from ._choices import Choices, Judged, Parts, above_lowest, try_bins, try_smoothness
 from ._held_out import within_error
+from ._job import Job, again, best_of, continued, floored, purity_penalty, smoothing
 
 #: Most steps of the binned fit, unless more are asked for.
 COARSE_STEPS = 5000

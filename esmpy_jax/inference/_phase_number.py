@@ -14,9 +14,10 @@ from .._basis import Basis
 from .._checks import check
 from ..objective import AbstractCounts, SumToOneAbundances, relative_to_counts, thin
 from ._bins import Bins
-from ._choices import Job, Parts, try_bins
+from ._choices import Parts, try_bins
 from ._coarse import CoarseToFine
 from ._held_out import difference, within_error
+from ._job import Job
 
 #: Purities that are compared for each number of phases.
 _PURITIES = (0.25, 1.0)
