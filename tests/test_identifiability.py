@@ -8,11 +8,10 @@ import pytest
 
 import esmpy_jax as ej
 from esmpy_jax.inference._identifiability import (
-    LEAST_COUNTS,
     _inward_costs,
     mixture,
-    pooled_by_shares,
 )
+from esmpy_jax.inference._pools import LEAST_COUNTS, number_of_pools, pooled_by_shares
 from esmpy_jax.inference._warnings import of_ambiguity, of_starts
 from esmpy_jax.objective import SumToOneAbundances, as_counts
 from esmpy_jax.solve import AbundanceNewton, GivenStart, factorise
@@ -123,7 +122,8 @@ def test_pools_hold_all_counts_and_pixels_alike(storage):
     corners = np.eye(3)[rng.integers(0, 3, n)]
     maps = (0.7 * corners + 0.3 * rng.dirichlet(np.ones(3), n)).T
     data = rng.poisson(0.5, (n, 40))
-    counts, mean = pooled_by_shares(as_counts(data, storage=storage), maps)
+    whole = as_counts(data, storage=storage)
+    counts, mean = pooled_by_shares(whole, maps, number_of_pools(whole))
     totals = np.asarray(counts.pixel_totals())
     assert totals.sum() == data.sum()
     assert np.asarray(counts.exposure).sum() == pytest.approx(n)

@@ -1,4 +1,4 @@
-"""Phases that are absent from a bin, as the maps show and the bin by itself does not."""
+"""W fitted again to pixels pooled by the maps, without the phases that are absent from a pool."""
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -6,14 +6,14 @@ import numpy as np
 from jaxtyping import Float
 
 from .._arrays import as_floats
-from .._types import Abundances
-from ..objective import AbstractRegulariser
+from .._types import Abundances, Endmembers
+from ..objective import AbstractCounts, AbstractRegulariser, NoRegulariser
 from ..solve import Factorisation, GivenStart
 from ..solve._pixel_quadratics import symmetric
 from ._bins import Bins
 from ._choices import Judged, Parts, Tried, above_lowest, losses_of
 from ._held_out import difference
-from ._job import FLOOR, Job, floored, purity_penalty, smoothing
+from ._job import FLOOR, Job, floored, smoothing
 
 #: Nats that are strong evidence.
 STRONG = 3.0
@@ -28,15 +28,13 @@ def try_absent(
     bins: Bins,
     found: Judged,
     level: float,
-    purity: float,
     max_steps: int,
     given: AbstractRegulariser | None,
 ) -> tuple[float, Tried]:
     """The level if the held-out counts do not clearly object to it, else 0, and both losses.
 
     They object when it is worse by two standard errors and by three nats (strong evidence after
-    Kass & Raftery, J. Am. Stat. Assoc. 90 (1995) 773). No level (0) means the candidate as it is,
-    with its own purity.
+    Kass & Raftery, J. Am. Stat. Assoc. 90 (1995) 773). No level (0) means the candidate as it is.
     """
     candidate = found.candidate
     regulariser = smoothing(found.smoothness or 0.0) if given is None else given
@@ -46,7 +44,7 @@ def try_absent(
         maps = job.maps(parts.train, candidate.fit, start, regulariser).abundances
     if job.is_late:
         return 0.0, ()
-    fit = refit(job, bins, candidate.fit, maps, candidate.factor, purity, level, max_steps)
+    fit = refit(job, bins, parts.train, candidate.fit, maps, level, max_steps)
     new = job.maps(parts.to_fit, fit, parts.cut(floored(maps)), regulariser).abundances
     losses = [losses_of(parts.to_judge, fit, new), found.losses]
     worse, error = difference(*losses)
@@ -57,50 +55,52 @@ def try_absent(
 def refit(
     job: Job,
     bins: Bins,
+    counts: AbstractCounts,
     fit: Factorisation,
     maps: Abundances,
-    factor: int,
-    purity: float,
     level: float,
     max_steps: int,
 ) -> Factorisation:
-    """The binned fit again, without the phases that the maps show to be absent from a bin.
+    """W and the shares of pixels that are pooled by their maps, from the W of a fit.
 
-    Phases hold together in space, which the maps know and a bin by itself does not: with noise
-    its shares are positive where there is nothing, and spectra would be pushed apart to make up
-    for it. A share of the maps counts as none below `level` standard errors of the bin's own
-    share (see `share_errors`), but never from a tenth on, nor if it is the largest of the bin.
+    Square bins mix what lies beside each other, and the spectra take a part of that mixture on;
+    pools are as pure as their pixels. Phases hold together in space, which the maps know and a pool
+    by itself does not: with noise its shares are positive where there is nothing, and spectra would
+    be pushed apart to make up for it. So a share of the maps counts as none below `level` standard
+    errors of the pool's own share (see `share_errors`), but never from a tenth on, nor if it is the
+    largest of the pool. What is left needs no purity.
+
+    This is done once: pools are chosen by maps of the same counts, which pushes the spectra apart a
+    little, and further each time that it is done again.
     """
-    shares = bins.means(maps, factor)
-    least = np.minimum(level * share_errors(fit, shares), MOST_ABSENT)
+    pools, shares = bins.pooled(counts, np.asarray(maps))
+    errors = share_errors(pools, fit.basis.endmembers(fit.weights), shares)
+    least = np.minimum(level * errors, MOST_ABSENT)
     absent = (shares < least) & (shares < shares.max(0))
     kept = np.where(absent, 0.0, np.maximum(shares, 1e-3))
     start = GivenStart(fit.weights, kept / kept.sum(0))
-    counts = fit.problem.counts
-    penalty = purity_penalty(purity, counts)
-    return job.binned(counts, start, penalty, max_steps, absent, resume=True)
+    return job.binned(pools, start, NoRegulariser(), max_steps, absent, resume=True)
 
 
 def share_errors(
-    fit: Factorisation, shares: Float[np.ndarray, "phase bin"]
-) -> Float[np.ndarray, "phase bin"]:
-    """Standard error of each share of a bin against its largest, all others held.
+    counts: AbstractCounts, endmembers: Endmembers, shares: Float[np.ndarray, "phase pool"]
+) -> Float[np.ndarray, "phase pool"]:
+    """Standard error of each share of a pool against its largest, all others held.
 
     It is `1 / sqrt(v' A v)` with `v` the exchange of the two phases and `A` the information that
-    the bin's counts hold on its abundances, at the given shares.
+    the pool's counts hold on its abundances, at the given shares.
     """
     h = as_floats(np.maximum(shares, 1e-4))
-    a = np.asarray(_share_information(fit.problem, fit.weights, h), np.float64)
-    largest, bins = shares.argmax(0), np.arange(shares.shape[1])
+    a = np.asarray(_share_information(counts, endmembers, h), np.float64)
+    largest, pools = shares.argmax(0), np.arange(shares.shape[1])
     own = np.einsum("aab->ab", a)
-    known = own - 2 * a[:, largest, bins] + own[largest, bins]
+    known = own - 2 * a[:, largest, pools] + own[largest, pools]
     # for the largest itself, and for phases that cannot be told apart, nothing is known
     return np.where(known > 1e-6 * own.max(0), 1 / np.sqrt(np.maximum(known, 1e-300)), np.inf)
 
 
 @eqx.filter_jit
-def _share_information(problem, weights, abundances):
-    """The information that the counts of each bin hold on its abundances (phase, phase, bin)."""
-    endmembers = problem.basis.endmembers(weights)
-    _, second = problem.counts.pixel_moments(endmembers, abundances)
+def _share_information(counts, endmembers, abundances):
+    """The information that the counts of each pool hold on its abundances (phase, phase, pool)."""
+    _, second = counts.pixel_moments(endmembers, abundances)
     return symmetric(second, jnp.zeros_like(abundances))

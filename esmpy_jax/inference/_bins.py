@@ -1,4 +1,4 @@
-"""The image binned in space, and back."""
+"""The image binned in space, and back; and its pixels pooled by what they hold."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -12,6 +12,7 @@ from ..objective import AbstractCounts, pool_counts
 from ..objective._alike import Alike
 from ..objective._build import Storage
 from ..solve import upsample
+from ._pools import number_of_pools, pooled_by_shares
 
 
 class Bins:
@@ -81,6 +82,13 @@ class Bins:
         size = np.bincount(pool, minlength=n)
         sums = np.stack([np.bincount(pool, weights=row, minlength=n) for row in h])
         return np.where(size > 0, sums / np.maximum(size, 1), 1 / len(h))
+
+    def pooled(
+        self, counts: AbstractCounts, maps: Float[np.ndarray, "phase pixel"]
+    ) -> tuple[AbstractCounts, Float[np.ndarray, "phase pool"]]:
+        """`pooled_by_shares`, into as many pools for a part as for the whole image."""
+        pools, shares = pooled_by_shares(counts, maps, number_of_pools(self.whole))
+        return self._alike(pools), np.asarray(shares)
 
     def at_full_resolution(
         self, shares: Float[Array | np.ndarray, "phase bin"], factor: int, floor: float = 0.0

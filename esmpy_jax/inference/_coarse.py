@@ -67,10 +67,10 @@ class CoarseToFine(eqx.Module):
     - `purity`: strength of half `LogSparsity` and half `RegionalSparsity` on the bins' shares.
         `None` takes the least of `purities` that is as good as the best (within one standard
         error). 0 switches it off.
-    - `absent_below`: phases whose share of a bin is in the maps below so many standard errors of
-        the bin's own share are taken as absent there, and W is fitted again with the least purity,
-        unless the held-out counts clearly object (by two standard errors and three nats). 0
-        switches it off.
+    - `absent_below`: W is fitted again to pixels pooled by what the maps say they hold, where
+        phases whose share of a pool is below so many standard errors of the pool's own share are
+        taken as absent, unless the held-out counts clearly object (by two standard errors and three
+        nats). 0 switches it off.
     - `starts`: of the binned fit; each is given `trial_steps`, and the one with the lowest
         objective goes on.
     - `solver`: of the binned fit; `fine_solver`: of the maps, one that holds W.
@@ -90,7 +90,7 @@ class CoarseToFine(eqx.Module):
     )
     purity: float | None = None
     purities: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
-    absent_below: float = 1.5
+    absent_below: float = 2.0
     held_out: float = 0.2
     solver: AbstractSolver = VariableProjectionNewton()
     fine_solver: AbstractSolver = AbundanceNewton()
@@ -162,7 +162,7 @@ class CoarseToFine(eqx.Module):
         absent, absents = 0.0, ()
         if self.absent_below > 0:
             absent, absents = try_absent(
-                job, parts, bins, found, self.absent_below, min(purities), steps, regulariser
+                job, parts, bins, found, self.absent_below, steps, regulariser
             )
         scale = 1 / np.sqrt(1 - self.held_out)
         smoothness = None if found.smoothness is None else scale * found.smoothness
@@ -248,16 +248,8 @@ class CoarseToFine(eqx.Module):
         start = bins.at_full_resolution(coarse.abundances, choices.factor, 0.01)
         fine = job.maps(whole, coarse, start, regulariser)
         if choices.absent_below > 0:
-            coarse = refit(
-                job,
-                bins,
-                coarse,
-                fine.abundances,
-                choices.factor,
-                choices.purity if self.purity is not None else min(self.purities),
-                choices.absent_below,
-                steps,
-            )
+            level = choices.absent_below
+            coarse = refit(job, bins, whole, coarse, fine.abundances, level, steps)
             fine = job.maps(whole, coarse, floored(fine.abundances), regulariser)
         return coarse, fine
 

@@ -12,9 +12,11 @@ at most `TOLERANCE` nats more than the best H for t = 0 (a profile likelihood wi
 held). For t > 0 the likelihood of each pixel is taken as the quadratic around its best H, which
 leaves a small problem with bounds for every t.
 
-All this is asked of pixels pooled by what the maps say they hold (`pooled_by_shares`): a pool has
-the counts to tell shares of a few percent, and is as pure as its pixels, however small a particle
-is.
+All this is asked of pixels pooled by what the maps say they hold (`pooled_by_shares`).
+
+That nearly pure pixels are pure no likelihood can tell. It is taken for granted of as many of the
+purest as it can be true of together (`_anchor`); how well their counts alone, taken for pure, tell
+what is mixed in is part of the range of compositions, though no ambiguity.
 """
 
 import dataclasses
@@ -30,10 +32,11 @@ from jaxtyping import Array, Float, Int
 from .._arrays import as_floats, as_ints
 from .._basis import Basis
 from .._types import Abundances, Endmembers, Scalar, Weights
-from ..objective import AbstractCounts, NoRegulariser, pixel_excess, pool_counts
+from ..objective import AbstractCounts, NoRegulariser, as_counts, exposure_or_one, pixel_excess
 from ..solve import Factorisation, Problem
 from ..solve._abundance_newton import LocalModel, settled_abundances
 from ..solve._pixel_quadratics import bounded_minimum, product
+from ._pools import number_of_pools, pooled_by_shares
 
 #: Nats by which a mixture may fit worse: half the 95 % point of chi-squared of one degree.
 TOLERANCE = 1.92
@@ -46,14 +49,14 @@ PURE, ENOUGH = 0.9, 1e-3
 #: share of that here.
 _PRESENT, _ABSENT = 1.0, 0.02
 
-#: Most pools of pixels, and least counts of a pool on average.
-POOLS, LEAST_COUNTS, _FEWEST_POOLS = 1024, 1000.0, 64
-
 #: Change of a composition in at% from which the mixtures matter.
 MATTERS = 5.0
 
 #: Shares mixed in that are tried.
 _INWARD = np.geomspace(1e-3, 0.9, 36)
+
+#: Sums over 1, 2, 4, ... of the purest pools that are tried as an anchor.
+_RUNGS = 11
 
 #: Newton steps on H where something is taken away, the largest share of it, and the halvings of the
 #: logarithmic interval that leads there from the least.
@@ -68,23 +71,28 @@ class Ambiguity:
     - `mixed_in`, `taken_away`: for each other phase the largest t and the largest -t that fit; the
         second only for a phase without nearly pure pixels.
     - `lacking`: elements that another phase has and this one has not.
-    - `low`, `high`: at% over all those mixtures (element,), without noise. That nearly pure pixels
-        are pure is taken for granted.
+    - `change`: the largest change of an element's at% over all those mixtures.
+    - `anchor_counts`: share of all counts in the pixels that together may be taken for pure.
+    - `unsettled`: for each other phase the shares of it, from taken away (negative) to mixed in,
+        that those pixels, taken for pure, leave open; zeros for a phase without any.
+    - `low`, `high`: at% over the mixtures and over what is unsettled (element,).
     """
 
     pure_counts: float
     mixed_in: tuple[float, ...]
     taken_away: tuple[float, ...]
     lacking: tuple[int, ...]
+    change: float
+    anchor_counts: float
+    unsettled: tuple[tuple[float, float], ...]
     low: Float[np.ndarray, " element"]
     high: Float[np.ndarray, " element"]
 
     def ordered(self, order: np.ndarray) -> "Ambiguity":
         """The same with the other phases in another order."""
-        inward, outward = (
-            tuple(values[b] for b in order) for values in (self.mixed_in, self.taken_away)
-        )
-        return dataclasses.replace(self, mixed_in=inward, taken_away=outward)
+        fields = ("mixed_in", "taken_away", "unsettled")
+        new = {f: tuple(getattr(self, f)[b] for b in order) for f in fields}
+        return dataclasses.replace(self, **new)
 
     def record(self) -> dict[str, Any]:
         """As plain values, for storage."""
@@ -93,6 +101,9 @@ class Ambiguity:
             "mixed_in": self.mixed_in,
             "taken_away": self.taken_away,
             "lacking": self.lacking,
+            "change": self.change,
+            "anchor_counts": self.anchor_counts,
+            "unsettled": self.unsettled,
             "determined": self.is_determined,
         }
 
@@ -100,11 +111,6 @@ class Ambiguity:
     def has_pure_pixels(self) -> bool:
         """Whether nearly pure pixels hold enough counts to anchor the phase."""
         return self.pure_counts >= ENOUGH
-
-    @property
-    def change(self) -> float:
-        """The largest change of an element's at% over the mixtures."""
-        return float((self.high - self.low).max(initial=0.0))
 
     @property
     def is_determined(self) -> bool:
@@ -124,7 +130,8 @@ def ambiguities(
     """
     weights = np.asarray(fit.weights, np.float64)
     n = weights.shape[1]
-    counts, start = pooled_by_shares(fit.problem.counts, np.asarray(fit.abundances))
+    whole = fit.problem.counts
+    counts, start = pooled_by_shares(whole, np.asarray(fit.abundances), number_of_pools(whole))
     problem = eqx.tree_at(
         lambda p: (p.counts, p.regulariser, p.fixed_abundances),
         fit.problem,
@@ -163,12 +170,25 @@ def ambiguities(
             there = found[:, b] >= _PRESENT
             lacking |= set(np.flatnonzero(there & (found[:, a] <= _ABSENT * found[:, b])).tolist())
         spread = np.stack(seen)
+        change = float((spread.max(0) - spread.min(0)).max(initial=0.0))
+        settled, unsettled = 0.0, np.zeros((n, 2))
+        if anchored:
+            anchor, exposure = _anchor(problem, spectra, shares, a)
+            settled = float(anchor.sum()) / total
+            for b in (b for b in range(n) if b != a):
+                unsettled[b] = _unsettled(fit.basis, weights, spectra, anchor, exposure, a, b)
+                mixtures = [np.maximum(_mix(weights, a, b, t), 0.0) for t in unsettled[b]]
+                seen += [composition(w[:, None])[:, 0] for w in mixtures]
+        spread = np.stack(seen)
         out.append(
             Ambiguity(
                 held,
                 tuple(inward.tolist()),
                 tuple(outward.tolist()),
                 tuple(sorted(lacking)),
+                change,
+                settled,
+                tuple((low, high) for low, high in unsettled.tolist()),
                 spread.min(0),
                 spread.max(0),
             )
@@ -176,38 +196,63 @@ def ambiguities(
     return tuple(out)
 
 
-def pooled_by_shares(
-    counts: AbstractCounts, maps: Float[np.ndarray, "phase pixel"]
-) -> tuple[AbstractCounts, Float[Array, "phase pool"]]:
-    """The counts of pixels with like shares added up, and the mean shares of each pool.
+def _anchor(
+    problem: Problem, spectra: Endmembers, shares: Float[np.ndarray, "phase pool"], a: int
+) -> tuple[Float[np.ndarray, " channel"], float]:
+    """Summed counts and exposure of the purest pools of phase a, as many as may be pure together.
 
-    Pixels go together that have the same two largest phases. Along the way from one of these to the
-    other a pool is full at a total over `POOLS` or, where that is less than `LEAST_COUNTS`, over a
-    smaller power of two. The number of pools is fixed by that, those that are left over are empty.
+    Of the sums over the purest 1, 2, 4, ... pools it is the last that costs at most `TOLERANCE`
+    nats more with phase a alone than with the best shares, and so do all before it.
     """
-    n = len(maps)
-    totals = np.asarray(counts.pixel_totals(), np.float64)
-    size = POOLS
-    while size > _FEWEST_POOLS and totals.sum() < LEAST_COUNTS * size:
-        size //= 2
-    shares = maps / np.maximum(maps.sum(0), 1e-30)
-    first, second = (np.sort(np.argsort(-shares, axis=0)[:2], axis=0)[[0, -1]]).astype(np.int64)
-    along = np.take_along_axis(shares, second[None], 0) - np.take_along_axis(shares, first[None], 0)
-    segment = first * n + second
-    order = np.lexsort((along[0], segment))
-    pool, offset = np.zeros(counts.n_pixels, np.int64), 0
-    for one in np.unique(segment):
-        members = order[segment[order] == one]
-        filled = np.cumsum(totals[members]) - 0.5 * totals[members]
-        index = np.floor(filled * size / max(totals.sum(), 1.0)).astype(np.int64)
-        pool[members] = offset + index
-        offset += int(index[-1]) + 1
-    n_pools = size + max(n * (n - 1) // 2, 1)
-    weight = np.maximum(totals, 1e-6 * max(totals.mean(), 1.0))
-    mean = np.stack([np.bincount(pool, weights=weight * row, minlength=n_pools) for row in shares])
-    filled = mean.sum(0)
-    mean = np.where(filled > 0, mean / np.where(filled > 0, filled, 1.0), 1 / n)
-    return pool_counts(counts, pool, (n_pools,), "dense"), as_floats(mean)
+    values = np.asarray(problem.counts.to_dense(), np.float64)
+    exposure = np.asarray(exposure_or_one(problem.counts), np.float64).ravel()
+    filled = values.sum(1) > 0
+    order = np.argsort(np.where(filled, -shares[a] / shares.sum(0), np.inf), kind="stable")
+    sizes = np.minimum(2 ** np.arange(_RUNGS), max(int(filled.sum()), 1))
+    sums, doses = values[order].cumsum(0)[sizes - 1], exposure[order].cumsum()[sizes - 1]
+    rungs = as_counts(sums.astype(np.int64), storage="dense", exposure=doses)
+    alone = np.where(np.arange(len(shares)) == a, 1.0, 1e-6)[:, None] * np.ones(_RUNGS)
+    level = (shares.sum(0)[order] * exposure[order]).cumsum()[sizes - 1] / doses
+    pure = as_floats(alone / alone.sum(0) * level)
+    mean = (shares[:, order] * exposure[order]).cumsum(1)[:, sizes - 1] / doses
+    mean = np.maximum(mean, 1e-3 * level)
+    start = as_floats(mean / mean.sum(0) * level)
+    costs = np.asarray(_cost_of_pure(eqx.tree_at(_counts, problem, rungs), spectra, pure, start))
+    within = np.cumprod(costs <= TOLERANCE)
+    last = max(int(within.sum()) - 1, 0)
+    return sums[last], float(doses[last] * level[last])
+
+
+def _unsettled(
+    basis: Basis,
+    weights: Float[np.ndarray, "column phase"],
+    spectra: Endmembers,
+    anchor: Float[np.ndarray, " channel"],
+    exposure: float,
+    a: int,
+    b: int,
+) -> tuple[float, float]:
+    """The shares of phase b, taken away and mixed in, between which the anchor of a fits as well.
+
+    Those where the likelihood of its counts, taken for pure, is within `TOLERANCE` of the best.
+    """
+    shares = np.concatenate([-_INWARD[::-1], [0.0], _INWARD])
+    plain = np.stack([_mix(weights, a, b, t) for t in shares], 1)
+    matrix = np.asarray(basis.matrix[a] if basis.depends_on_phase else basis.matrix, np.float64)
+    d = np.asarray(spectra, np.float64)
+    mixed = (1 - shares) * d[:, [a]] + shares * d[:, [b]] + matrix @ (np.maximum(-plain, 0.0))
+    expected = exposure * np.maximum(mixed, 1e-30 * max(mixed.max(), 1e-300))
+    losses = expected.sum(0) - np.where(anchor > 0, anchor, 0.0) @ np.log(expected)
+    fits = np.flatnonzero(losses <= losses.min() + TOLERANCE)
+    return min(float(shares[fits[0]]), 0.0), max(float(shares[fits[-1]]), 0.0)
+
+
+def _mix(weights, a, b, t):
+    return (1 - t) * weights[:, a] + t * weights[:, b]
+
+
+def _counts(problem: Problem) -> AbstractCounts:
+    return problem.counts
 
 
 @eqx.filter_jit
@@ -278,6 +323,14 @@ def _settled(
     """Nats above a perfect fit with the best H for these spectra, that H, and the model there."""
     best, model, _ = settled_abundances(problem, spectra, abundances, _STEPS)
     return pixel_excess(problem.counts, spectra, best).sum(), best, model
+
+
+@eqx.filter_jit
+def _cost_of_pure(problem, spectra, pure, start):
+    """Nats that shares of a kind cost over the best ones, of each pixel."""
+    best, _, _ = settled_abundances(problem, spectra, start, _STEPS)
+    excess = [pixel_excess(problem.counts, spectra, h) for h in (pure, best)]
+    return excess[0] - excess[1]
 
 
 @eqx.filter_jit

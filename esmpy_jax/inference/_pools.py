@@ -1,0 +1,54 @@
+"""Pixels pooled by what the maps say they hold.
+
+A pool has the counts to tell shares of a few percent, which a pixel has not, and is as pure as its
+pixels, however small a particle is, which a square bin is not. Expected counts are linear in the
+abundances, so the pooled counts are Poisson with the mean shares of the pool.
+"""
+
+import numpy as np
+from jaxtyping import Array, Float
+
+from .._arrays import as_floats
+from ..objective import AbstractCounts, pool_counts
+
+#: Most pools of pixels, and least counts of a pool on average.
+POOLS, LEAST_COUNTS, _FEWEST_POOLS = 1024, 1000.0, 64
+
+
+def number_of_pools(counts: AbstractCounts) -> int:
+    """`POOLS`, or a smaller power of two where that leaves less than `LEAST_COUNTS` in a pool."""
+    size = POOLS
+    while size > _FEWEST_POOLS and counts.total < LEAST_COUNTS * size:
+        size //= 2
+    return size
+
+
+def pooled_by_shares(
+    counts: AbstractCounts, maps: Float[np.ndarray, "phase pixel"], size: int
+) -> tuple[AbstractCounts, Float[Array, "phase pool"]]:
+    """The counts of pixels with like shares added up, and the mean shares of each pool.
+
+    Pixels go together that have the same two largest phases. Along the way from one of these to the
+    other a pool is full at a total over `size`. The number of pools is fixed by that, those that
+    are left over are empty.
+    """
+    n = len(maps)
+    totals = np.asarray(counts.pixel_totals(), np.float64)
+    shares = maps / np.maximum(maps.sum(0), 1e-30)
+    first, second = (np.sort(np.argsort(-shares, axis=0)[:2], axis=0)[[0, -1]]).astype(np.int64)
+    along = np.take_along_axis(shares, second[None], 0) - np.take_along_axis(shares, first[None], 0)
+    segment = first * n + second
+    order = np.lexsort((along[0], segment))
+    pool, offset = np.zeros(counts.n_pixels, np.int64), 0
+    for one in np.unique(segment):
+        members = order[segment[order] == one]
+        filled = np.cumsum(totals[members]) - 0.5 * totals[members]
+        index = np.floor(filled * size / max(totals.sum(), 1.0)).astype(np.int64)
+        pool[members] = offset + index
+        offset += int(index[-1]) + 1
+    n_pools = size + max(n * (n - 1) // 2, 1)
+    weight = np.maximum(totals, 1e-6 * max(totals.mean(), 1.0))
+    mean = np.stack([np.bincount(pool, weights=weight * row, minlength=n_pools) for row in shares])
+    filled = mean.sum(0)
+    mean = np.where(filled > 0, mean / np.where(filled > 0, filled, 1.0), 1 / n)
+    return pool_counts(counts, pool, (n_pools,), "dense"), as_floats(mean)
