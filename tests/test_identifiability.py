@@ -8,7 +8,9 @@ import pytest
 
 import esmpy_jax as ej
 from esmpy_jax.inference._identifiability import (
+    _anchor,
     _inward_costs,
+    _unsettled,
     mixture,
 )
 from esmpy_jax.inference._pools import LEAST_COUNTS, number_of_pools, pooled_by_shares
@@ -162,3 +164,69 @@ def test_a_small_particle_is_determined_though_no_square_bin_is_pure():
     _, small = ej.ambiguities(fit, percent)
     assert small.has_pure_pixels
     assert small.is_determined
+
+
+def _anchored(purest, width, n=8192, seed=0):
+    """Counts of 64 pools of which the second phase has the shares `purest` to `purest - width`."""
+    rng = np.random.default_rng(seed)
+    shapes = rng.random((50, 4)) ** 4
+    basis = shapes / shapes.sum(0)
+    share = purest - width * np.arange(64) / 63
+    maps = np.stack([1 - share, share])
+    per_pool = n / 64
+    data = rng.poisson(per_pool * (basis @ MATRIX @ maps).T)
+    problem = factorise(
+        as_counts(data),
+        basis,
+        2,
+        solver=AbundanceNewton(),
+        start=GivenStart(jnp.asarray(per_pool * MATRIX, float), jnp.asarray(maps, float)),
+        constraint=SumToOneAbundances(),
+        fixed_weights=per_pool * MATRIX,
+    )
+    return problem, maps
+
+
+def test_the_anchor_is_as_many_pools_as_may_be_pure_together():
+    """All of a flat particle; of a ramp from 1 to 0.5 those whose mean the counts tell from 1."""
+    flat, ramp = [], []
+    for seed in range(10):
+        for out, width in ((flat, 0.0), (ramp, 0.5)):
+            fit, maps = _anchored(1.0, width, seed=seed)
+            spectra = fit.basis.endmembers(fit.weights)
+            anchor, exposure = _anchor(fit.problem, spectra, maps, 1)
+            out.append(exposure)
+            expected = exposure * float(np.asarray(spectra).sum(0)[1])
+            assert anchor.sum() == pytest.approx(expected, abs=5 * np.sqrt(expected))
+    # a sum of pure counts costs more than 1.92 nats in one of 40 draws
+    assert np.sum(np.array(flat) == 64) >= 8
+    # n pools of the ramp are 0.004 n from pure; I = 1 / (error of a share from one count) squared
+    fit, _ = _anchored(1.0, 0.5)
+    d = np.asarray(fit.basis.endmembers(fit.weights), float)
+    information = ((d[:, 1] - d[:, 0]) ** 2 / d[:, 1]).sum()
+    sizes = 2.0 ** np.arange(7)
+    costs = 0.5 * sizes * information * (0.25 * sizes / 63) ** 2
+    most = sizes[np.flatnonzero(costs <= 1.92)[-1]]
+    assert most / 4 <= np.median(ramp) <= 2 * most < 64
+
+
+@pytest.mark.parametrize("pools", [1, 16])
+def test_what_pure_counts_leave_open_holds_the_truth(pools):
+    """As wide as the information says, and around no mixing in 95 % of 200 draws (3 sigma)."""
+    fit, _ = _anchored(1.0, 0.0)
+    spectra = fit.basis.endmembers(fit.weights)
+    d = np.asarray(spectra, float)
+    rng = np.random.default_rng(1)
+    ends = []
+    for _ in range(200):
+        counts = rng.poisson(pools * d[:, 1]).astype(float)
+        ends.append(
+            _unsettled(fit.basis, np.asarray(fit.weights), spectra, counts, float(pools), 1, 0)
+        )
+    low, high = np.array(ends).T
+    # an end at zero is one that the likelihood put on the other side: half of the draws at most
+    information = pools * ((d[:, 1] - d[:, 0]) ** 2 / d[:, 1]).sum()
+    error = 1 / np.sqrt(information)
+    inside = (low < 0) & (high > 0)
+    assert np.mean(inside) >= 0.95 - 3 * np.sqrt(0.05 * 0.95 / 200)
+    assert np.median((high - low)[inside]) == pytest.approx(2 * 1.96 * error, rel=0.2)

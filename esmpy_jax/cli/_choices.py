@@ -32,8 +32,8 @@ def choice_sentences(solution: Solution) -> list[str]:
         out.append(f"Maps with a total variation of strength {chosen['smoothness']:.3g}.")
     if chosen["absent_below"] > 0:
         out.append(
-            f"Phases whose share of a bin is below {chosen['absent_below']:g} of its standard "
-            "errors were taken as absent from it."
+            "Spectra then from pixels pooled by their maps; phases whose share of a pool is below "
+            f"{chosen['absent_below']:g} of its standard errors were taken as absent from it."
         )
     starts = np.asarray(chosen["starts"])
     near = int((starts <= starts.min() + 1).sum())
@@ -56,6 +56,12 @@ def number_sentences(solution: Solution) -> list[str]:
     return [f"{number['n_phases']} phases were taken.", *(f"{gain}." for gain in gains)]
 
 
+def _percent(share: float) -> str:
+    """Whole percent, with a minus sign and without a negative zero."""
+    whole = round(100 * share)
+    return f"−{-whole}" if whole < 0 else f"{whole}"
+
+
 def ambiguity_table(solution: Solution) -> str:
     """HTML: for each phase its nearly pure pixels, the mixtures that fit as well, the verdict."""
     stored = json.loads(str(solution.dataset.attrs.get("ambiguities", "[]")))
@@ -75,16 +81,32 @@ def ambiguity_table(solution: Solution) -> str:
             for b, t in enumerate(phase["taken_away"])
             if b != a and t >= 0.005
         )
+        unsettled = ", ".join(
+            f"{_percent(low)} to {_percent(high)} % {names[b]}"
+            for b, (low, high) in enumerate(phase["unsettled"])
+            if b != a and high - low >= 0.005
+        )
         cells = (
             names[a],
             f"{100 * phase['pure_counts']:.1f} %",
             mixed or "none",
             less or "–",
+            f"{100 * phase['anchor_counts']:.1f} %" if phase["anchor_counts"] else "–",
+            unsettled or "–",
             ", ".join(elements[i] for i in phase["lacking"]) or "–",
             "determined" if phase["determined"] else "<b>open</b>",
         )
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    titles = ("", "counts in nearly pure pixels", "could hold up to", "or", "lacks", "composition")
+    titles = (
+        "",
+        "counts in nearly pure pixels",
+        "could hold up to",
+        "or",
+        "counts that may all be pure",
+        "which leave open",
+        "lacks",
+        "composition",
+    )
     head = "".join(f"<th>{title}</th>" for title in titles)
     return (
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 _TEMPLATE = pathlib.Path(__file__).with_name("report.html")
 _text = html.escape
 
+#: The range of a composition is shown where it is wider than that of counting by this factor.
+_WIDER = 1.25
+
 
 def report(solution: Solution, pictures: dict[str, bytes], truth: Comparison | None) -> str:
     """The page of a solution, with its figures by name as PNG files."""
@@ -186,8 +189,9 @@ def _composition(solution: Solution) -> str:
         for a in range(len(names)):
             at, at_error, wt, wt_error, low, high = (float(kind[e, a]) for kind in kinds)
             bar = f"--c:{_colour(a)};--p:{min(max(at, 0), 100):.1f}%"
-            wide = high - low > 4 * 1.96 * at_error + 1
-            span = f"{low:.0f} to {high:.0f}" if wide else ""
+            digits = 0 if high - low >= 10 else 1
+            wide = high - low > _WIDER * 2 * 1.96 * at_error + 10.0**-digits
+            span = f"{low:.{digits}f} to {high:.{digits}f}" if wide else ""
             cells.append(_cell(at, at_error, f'class="gap bar" style="{bar}"', span))
             cells.append(_cell(wt, wt_error))
         rows.append(f"<tr><td>{_text(str(element))}</td>{''.join(cells)}</tr>")

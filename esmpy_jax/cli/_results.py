@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 #: Percent, below which a number is that of an optimisation and not of a sample.
 TRACE = 1e-6
 
-#: What standard errors of compositions leave out.
+#: What standard errors of compositions leave out, and where it is told.
 ONLY_COUNTING = (
-    "The errors are those of counting only; the purity prior and the mixing of phases can move a "
-    "phase by several of them."
+    "The errors (±) are those of counting only. The ranges, in brackets in the report and complete "
+    "in composition.csv, also hold what the counts leave open about the mixing of the phases."
 )
 
 

@@ -202,7 +202,7 @@ def _anchor(
     """Summed counts and exposure of the purest pools of phase a, as many as may be pure together.
 
     Of the sums over the purest 1, 2, 4, ... pools it is the last that costs at most `TOLERANCE`
-    nats more with phase a alone than with the best shares, and so do all before it.
+    nats more with phase a alone than with the best shares.
     """
     values = np.asarray(problem.counts.to_dense(), np.float64)
     exposure = np.asarray(exposure_or_one(problem.counts), np.float64).ravel()
@@ -218,8 +218,7 @@ def _anchor(
     mean = np.maximum(mean, 1e-3 * level)
     start = as_floats(mean / mean.sum(0) * level)
     costs = np.asarray(_cost_of_pure(eqx.tree_at(_counts, problem, rungs), spectra, pure, start))
-    within = np.cumprod(costs <= TOLERANCE)
-    last = max(int(within.sum()) - 1, 0)
+    last = max(np.flatnonzero(costs <= TOLERANCE), default=0)
     return sums[last], float(doses[last] * level[last])
 
 

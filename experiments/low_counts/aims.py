@@ -119,6 +119,21 @@ def not_said_open(solution: Solution, _, __) -> tuple[bool, str]:
     return n == 0, str(n)
 
 
+def covered(solution: Solution, found: Found, image: SpectrumImage) -> tuple[bool, str]:
+    """The true at% lie in the ranges given (95 %), but for one in eight at most."""
+    data = solution.dataset
+    low, high, own = (
+        data[name].transpose("element", "phase").values
+        for name in ("composition_low", "composition_high", "composition")
+    )
+    # the phases of `found` are in the order of the truth
+    apart = np.abs(own[:, :, None] - found.composition[:, None, :]).sum(0)
+    order = apart.argmin(0)
+    truth = 100 * np.asarray(image.truth.composition, float)
+    outside = (truth < low[:, order]) | (truth > high[:, order])
+    return bool(outside.mean() <= 1 / 8), f"{outside.sum()} of {outside.size} out"
+
+
 def right_number(solution: Solution, _, image: SpectrumImage) -> tuple[bool, str]:
     """The number of phases."""
     n = len(solution.abundance)
@@ -152,6 +167,14 @@ LINES = {
         0.95,
         "no phase is called open",
         not_said_open,
+    ),
+    "ranges": Line(
+        ("spheres", "varying thickness", "radius 8", "3 phases"),
+        None,
+        10,
+        0.9,
+        "at most 1 in 8 true at% outside its 95 % range",
+        covered,
     ),
 } | {
     f"{k} phases": Line((f"{k} phases",), 50.0, 10, 0.8, f'"auto" finds {k}', right_number, True)
