@@ -1,13 +1,38 @@
 """Shared fixtures. Every test runs with rank promotion forbidden and warnings as errors."""
 
+import os
 import pathlib
+import subprocess
+import sys
 
 import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+#: Compiling takes most of the time of the tests, and tiny problems gain nothing from good programs.
+QUICK = (
+    "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0 "
+    "--xla_cpu_parallel_codegen_split_count=1"
+)
+
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared"
+
+
+def _compile_quickly():
+    """Before JAX starts, unless `XLA_FLAGS` says otherwise; an empty one gives what users get.
+
+    Unknown flags end a process, so that another one tries them. Workers find them set.
+    """
+    if "XLA_FLAGS" in os.environ:
+        return
+    flags = {"XLA_FLAGS": QUICK, "JAX_PLATFORMS": "cpu"}
+    trial = [sys.executable, "-c", "import jax; jax.devices()"]
+    known = subprocess.run(trial, env=os.environ | flags, capture_output=True).returncode == 0
+    os.environ["XLA_FLAGS"] = QUICK if known else ""
+
+
+_compile_quickly()
 
 
 def pytest_configure(config):

@@ -378,7 +378,9 @@ def drawn_start(seed):
     return rng.random((9, 3)) + 0.1, rng.random((3, 1024)) + 0.1
 
 
-image_run = eqx.filter_jit(scan)
+#: Rounding and hundreds of steps want the care that conftest.py leaves out.
+CARE = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
+image_run = eqx.filter_jit(scan, compiler_options=CARE)
 
 
 def fit_image(made, weights, abundances):
