@@ -1,5 +1,6 @@
 """Shared fixtures. Every test runs with rank promotion forbidden and warnings as errors."""
 
+import gc
 import os
 import pathlib
 import subprocess
@@ -33,6 +34,13 @@ def _compile_quickly():
 
 
 _compile_quickly()
+gc.set_threshold(20_000, 20, 20)  # tracing makes many objects, and few of them are garbage
+
+
+def pytest_collection_finish():
+    """What was imported stays, and need not be looked through again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_configure(config):
@@ -54,6 +62,7 @@ def _forget_programs():
     """
     yield
     jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture(params=["float32", "float64"])

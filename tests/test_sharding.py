@@ -31,13 +31,9 @@ TESTS = pathlib.Path(__file__).resolve().parent
 TOLERANCE = 1e-5 if jnp.zeros(()).dtype == jnp.float32 else 1e-11
 
 
-#: What the compiler may leave out for tiny problems.
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-
-
 def start(*arguments, devices, **variables):
     path = os.pathsep.join([str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")])
-    flag = f"--xla_force_host_platform_device_count={devices} {QUICK}"
+    flag = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     named = {"PYTHONPATH": path, "XLA_FLAGS": flag, "JAX_PLATFORMS": "cpu"}
     return subprocess.Popen(
         [sys.executable, "-W", "error", str(TESTS / "sharded_runs.py"), *map(str, arguments)],
