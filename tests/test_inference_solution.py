@@ -290,4 +290,13 @@ def test_a_solution_is_small_in_print_and_survives_pickling(example):
     again = pickle.dumps(solution)
     assert len(again) == before  # what is derived is not stored with it
     xr.testing.assert_identical(pickle.loads(again).dataset, solution.dataset)
-    np.testing.assert_allclose(solution.energy_axis.centres, solution.dataset["energy"].values)
+
+
+def test_the_energy_axis_is_that_of_the_energies(example):
+    data = example[2].dataset
+    centres = ej.Solution(data).energy_axis.centres
+    eps = np.finfo(centres.dtype).eps  # of gain and offset, which are rounded
+    np.testing.assert_allclose(centres, data["energy"].values, rtol=2 * eps)
+    dyadic = ej.EnergyAxis(0.25, 0.0625, 140).centres  # nothing to round
+    moved = ej.Solution(data.assign_coords(energy=np.asarray(dyadic)))
+    np.testing.assert_array_equal(moved.energy_axis.centres, dyadic)
