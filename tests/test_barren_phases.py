@@ -43,12 +43,8 @@ def scene():
 @pytest.fixture(scope="module")
 def found():
     image, particle = scene()
-    quick = ej.CoarseToFine(  # to compile
-        starts=(ej.VertexStart(1.5),),
-        solver=ej.MultiplicativeUpdate(),
-        fine_solver=ej.AbundanceUpdate(),
-    )
-    return ej.fit(image, MODEL, 3, solver=quick), particle
+    one_start = ej.CoarseToFine(starts=(ej.VertexStart(1.5),))
+    return ej.fit(image, MODEL, 3, solver=one_start), particle
 
 
 def test_the_other_phases_keep_their_errors(found):
