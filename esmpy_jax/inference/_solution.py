@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 else:
     from .._xarray import xr
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
