@@ -54,19 +54,13 @@ def test_phases_that_look_alike_have_no_known_share():
     ).all()  # more than any share can be
 
 
-def test_pools_find_the_spectrum_of_a_particle_that_fills_no_bin():
-    """A hemisphere of radius 12 in 64 x 64 pixels, bins of 8 x 8: none is purer than 0.9.
-
-    To the bins a particle with 10 % of the matrix in its spectrum is as good as a pure one.
-    """
-    rng = np.random.default_rng(0)
-    shapes = rng.random((60, 4)) ** 4
+def _hemisphere():
+    """A job, G, W and the share of a hemisphere of radius 12 in 64 x 64 pixels."""
+    shapes = np.random.default_rng(0).random((60, 4)) ** 4
     basis = shapes / shapes.sum(0)
     weights = np.array([[0.6, 0.1], [0.3, 0.1], [0.1, 0.1], [0.0, 0.7]])
     y, x = np.mgrid[:64, :64] - 31.5  # where four bins meet
     height = np.sqrt(np.maximum(1 - (y**2 + x**2) / 12**2, 0)).ravel()
-    maps = np.stack([1 - height, height])
-    mixed = weights @ np.array([[1.0, 0.12], [0.0, 0.88]])
     job = Job(
         Basis.from_matrix(basis),
         2,
@@ -80,27 +74,60 @@ def test_pools_find_the_spectrum_of_a_particle_that_fills_no_bin():
         None,
         None,
     )
+    return job, basis, weights, height
+
+
+def _binned(counts, basis, weights, maps):
+    """The shares of bins of 8 x 8 pixels with W held."""
+    shares = Bins(counts, [(8,)]).means(maps, 8)
+    return factorise(
+        bin_counts(counts, 8),
+        basis,
+        2,
+        solver=AbundanceNewton(),
+        start=GivenStart(jnp.asarray(40 * weights, float), jnp.asarray(shares, float)),
+        constraint=SumToOneAbundances(),
+        fixed_weights=40 * weights,
+    )
+
+
+def _of_the_matrix(weights, fit):
+    """How much of the first phase is in the second, by least squares on the true ones."""
+    w = np.asarray(fit.weights, float)
+    return np.linalg.lstsq(weights, w / w.sum(0), rcond=None)[0][0, 1]
+
+
+def test_pools_find_the_spectrum_of_a_particle_that_fills_no_bin():
+    """A hemisphere of radius 12 in 64 x 64 pixels, bins of 8 x 8: none is purer than 0.9.
+
+    To the bins a particle with 10 % of the matrix in its spectrum is as good as a pure one.
+    """
+    job, basis, weights, height = _hemisphere()
+    maps = np.stack([1 - height, height])
+    mixed = weights @ np.array([[1.0, 0.12], [0.0, 0.88]])
     shares = []
     for seed in range(4):
         data = np.random.default_rng(seed).poisson(40 * (basis @ weights @ maps).T)
         counts = as_counts(data, scan_shape=(64, 64))
         bins = Bins(counts, [(8,)])
         assert bins.means(maps, 8)[1].max() < 0.9
-        start = GivenStart(jnp.asarray(40 * mixed, float), jnp.asarray(maps, float))
-        first = factorise(
-            bin_counts(counts, 8),
-            basis,
-            2,
-            solver=AbundanceNewton(),
-            start=GivenStart(start.weights, jnp.asarray(bins.means(maps, 8), float)),
-            constraint=SumToOneAbundances(),
-            fixed_weights=40 * mixed,
-        )
+        first = _binned(counts, basis, mixed, maps)
         found = job.maps(counts, first, jnp.asarray(maps, float), smoothing(6.0)).abundances
-        again = refit(job, bins, counts, first, found, 2.0, 1000)
-        w = np.asarray(again.weights, float)
-        # what of the matrix is in the particle: by least squares on the true columns
-        shares.append(np.linalg.lstsq(weights, w / w.sum(0), rcond=None)[0][0, 1])
+        again = refit(job, bins, counts, first, found, 2.0, (0.25, 2.0), 1000)
+        shares.append(_of_the_matrix(weights, again))
     # 12 % at the start, of which the bins would not notice 10; at least halved on average
     assert np.abs(shares).max() < 0.1
     assert abs(np.mean(shares)) < 0.06
+
+
+@pytest.mark.parametrize(("most", "strength"), [(1.0, 0.25), (0.5, 4.0)])
+def test_without_pure_pools_mixtures_are_left_to_the_purity(most, strength):
+    """Of 0.25, the least, and 4.0, the one that was chosen."""
+    job, basis, weights, height = _hemisphere()
+    maps = np.stack([1 - most * height, most * height])
+    data = np.random.default_rng(0).poisson(40 * (basis @ weights @ maps).T)
+    counts = as_counts(data, scan_shape=(64, 64))
+    first = _binned(counts, basis, weights, maps)
+    bins = Bins(counts, [(8,)])
+    again = refit(job, bins, counts, first, jnp.asarray(maps, float), 2.0, (0.25, 4.0), 1000)
+    assert float(again.problem.regulariser.strength) == strength

@@ -32,8 +32,8 @@ def choice_sentences(solution: Solution) -> list[str]:
         out.append(f"Maps with a total variation of strength {chosen['smoothness']:.3g}.")
     if chosen["absent_below"] > 0:
         out.append(
-            "Spectra then from pixels pooled by their maps; phases whose share of a pool is below "
-            f"{chosen['absent_below']:g} of its standard errors were taken as absent from it."
+            "The spectra were fitted again to pixels pooled by their maps; phases whose share of a "
+            f"pool is below {chosen['absent_below']:g} standard errors of it were taken as absent."
         )
     starts = np.asarray(chosen["starts"])
     near = int((starts <= starts.min() + 1).sum())
@@ -84,7 +84,7 @@ def ambiguity_table(solution: Solution) -> str:
         unsettled = ", ".join(
             f"{_percent(low)} to {_percent(high)} % {names[b]}"
             for b, (low, high) in enumerate(phase["unsettled"])
-            if b != a and high - low >= 0.005
+            if b != a and _percent(low) != _percent(high)
         )
         cells = (
             names[a],
@@ -102,8 +102,8 @@ def ambiguity_table(solution: Solution) -> str:
         "counts in nearly pure pixels",
         "could hold up to",
         "or",
-        "counts that may all be pure",
-        "which leave open",
+        "counts in the purest that are alike",
+        "taken for pure, they leave open",
         "lacks",
         "composition",
     )

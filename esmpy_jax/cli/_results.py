@@ -20,8 +20,8 @@ TRACE = 1e-6
 
 #: What standard errors of compositions leave out, and where it is told.
 ONLY_COUNTING = (
-    "The errors (±) are those of counting only. The ranges, in brackets in the report and complete "
-    "in composition.csv, also hold what the counts leave open about the mixing of the phases."
+    "The errors (±) are those of counting only. The ranges in composition.csv, and in brackets in "
+    "the report where they are wider, also hold a part of what mixing of the phases may change."
 )
 
 

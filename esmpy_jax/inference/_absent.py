@@ -5,15 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from .._arrays import as_floats
+from .._arrays import as_floats, on_device
 from .._types import Abundances, Endmembers
-from ..objective import AbstractCounts, AbstractRegulariser, NoRegulariser
+from ..objective import AbstractCounts, AbstractRegulariser, LogSparsity, exposure_or_one
 from ..solve import Factorisation, GivenStart
 from ..solve._pixel_quadratics import symmetric
 from ._bins import Bins
 from ._choices import Judged, Parts, Tried, above_lowest, losses_of
 from ._held_out import difference
-from ._job import FLOOR, Job, floored, smoothing
+from ._job import FLOOR, SMALL_SHARE, Job, floored, smoothing
+from ._pools import ENOUGH, pure_counts
 
 #: Nats that are strong evidence.
 STRONG = 3.0
@@ -28,6 +29,7 @@ def try_absent(
     bins: Bins,
     found: Judged,
     level: float,
+    least: float,
     max_steps: int,
     given: AbstractRegulariser | None,
 ) -> tuple[float, Tried]:
@@ -44,7 +46,8 @@ def try_absent(
         maps = job.maps(parts.train, candidate.fit, start, regulariser).abundances
     if job.is_late:
         return 0.0, ()
-    fit = refit(job, bins, parts.train, candidate.fit, maps, level, max_steps)
+    purities = least, candidate.purity
+    fit = refit(job, bins, parts.train, candidate.fit, maps, level, purities, max_steps)
     new = job.maps(parts.to_fit, fit, parts.cut(floored(maps)), regulariser).abundances
     losses = [losses_of(parts.to_judge, fit, new), found.losses]
     worse, error = difference(*losses)
@@ -59,6 +62,7 @@ def refit(
     fit: Factorisation,
     maps: Abundances,
     level: float,
+    purities: tuple[float, float],
     max_steps: int,
 ) -> Factorisation:
     """W and the shares of pixels that are pooled by their maps, from the W of a fit.
@@ -68,10 +72,13 @@ def refit(
     by itself does not: with noise its shares are positive where there is nothing, and spectra would
     be pushed apart to make up for it. So a share of the maps counts as none below `level` standard
     errors of the pool's own share (see `share_errors`), but never from a tenth on, nor if it is the
-    largest of the pool. What is left needs no purity.
+    largest of the pool.
+
+    - `purities`: strength of the penalty on small shares where each phase has nearly pure pools,
+        and where one has none: there the counts of the pools cannot tell mixtures either.
 
     This is done once: pools are chosen by maps of the same counts, which pushes the spectra apart a
-    little, and further each time that it is done again.
+    little, the more the more often it is done.
     """
     pools, shares = bins.pooled(counts, np.asarray(maps))
     errors = share_errors(pools, fit.basis.endmembers(fit.weights), shares)
@@ -79,7 +86,10 @@ def refit(
     absent = (shares < least) & (shares < shares.max(0))
     kept = np.where(absent, 0.0, np.maximum(shares, 1e-3))
     start = GivenStart(fit.weights, kept / kept.sum(0))
-    return job.binned(pools, start, NoRegulariser(), max_steps, absent, resume=True)
+    anchored = (pure_counts(pools, shares) >= ENOUGH).all()
+    seen = on_device(np.asarray(exposure_or_one(pools)).ravel() > 0)
+    penalty = LogSparsity(purities[0 if anchored else 1], SMALL_SHARE, seen)
+    return job.binned(pools, start, penalty, max_steps, absent, resume=True)
 
 
 def share_errors(

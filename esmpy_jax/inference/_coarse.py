@@ -70,7 +70,7 @@ class CoarseToFine(eqx.Module):
     - `absent_below`: W is fitted again to pixels pooled by what the maps say they hold, where
         phases whose share of a pool is below so many standard errors of the pool's own share are
         taken as absent, unless the held-out counts clearly object (by two standard errors and three
-        nats). 0 switches it off.
+        nats). Where each phase has nearly pure pools it has the least purity. 0 switches it off.
     - `starts`: of the binned fit; each is given `trial_steps`, and the one with the lowest
         objective goes on.
     - `solver`: of the binned fit; `fine_solver`: of the maps, one that holds W.
@@ -162,7 +162,7 @@ class CoarseToFine(eqx.Module):
         absent, absents = 0.0, ()
         if self.absent_below > 0:
             absent, absents = try_absent(
-                job, parts, bins, found, self.absent_below, steps, regulariser
+                job, parts, bins, found, self.absent_below, min(purities), steps, regulariser
             )
         scale = 1 / np.sqrt(1 - self.held_out)
         smoothness = None if found.smoothness is None else scale * found.smoothness
@@ -248,8 +248,17 @@ class CoarseToFine(eqx.Module):
         start = bins.at_full_resolution(coarse.abundances, choices.factor, 0.01)
         fine = job.maps(whole, coarse, start, regulariser)
         if choices.absent_below > 0:
-            level = choices.absent_below
-            coarse = refit(job, bins, whole, coarse, fine.abundances, level, steps)
+            least = choices.purity if self.purity is not None else min(self.purities)
+            coarse = refit(
+                job,
+                bins,
+                whole,
+                coarse,
+                fine.abundances,
+                choices.absent_below,
+                (least, choices.purity),
+                steps,
+            )
             fine = job.maps(whole, coarse, floored(fine.abundances), regulariser)
         return coarse, fine
 

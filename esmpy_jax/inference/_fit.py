@@ -188,7 +188,9 @@ def fit(
     ended = ending(fine, judged, "coarse_steps of CoarseToFine" if coarse else "max_steps")
     unclear = ()
     if choices is not None:
-        unclear = ambiguities(fine, _percent(np.flatnonzero(fine.basis.composition_rows)))
+        given = judged.problem.fixed_weights
+        known = None if given is None else np.asarray(given.mask)
+        unclear = ambiguities(fine, _percent(np.flatnonzero(fine.basis.composition_rows)), known)
     more = of_starts(choices.agreeing_starts, len(choices.starts)) if choices else []
     return labelled(image, model, fine, judged, ended, names, anchored, settings, unclear, more)
 

@@ -15,8 +15,8 @@ leaves a small problem with bounds for every t.
 All this is asked of pixels pooled by what the maps say they hold (`pooled_by_shares`).
 
 That nearly pure pixels are pure no likelihood can tell. It is taken for granted of as many of the
-purest as it can be true of together (`_anchor`); how well their counts alone, taken for pure, tell
-what is mixed in is part of the range of compositions, though no ambiguity.
+purest as are alike (`_anchor`); how well their counts alone, taken for pure, tell what is mixed in
+is part of the range of compositions, though no ambiguity.
 """
 
 import dataclasses
@@ -27,23 +27,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from .._arrays import as_floats, as_ints
 from .._basis import Basis
 from .._types import Abundances, Endmembers, Scalar, Weights
-from ..objective import AbstractCounts, NoRegulariser, as_counts, exposure_or_one, pixel_excess
+from ..objective import NoRegulariser, exposure_or_one, pixel_excess
 from ..solve import Factorisation, Problem
 from ..solve._abundance_newton import LocalModel, settled_abundances
 from ..solve._pixel_quadratics import bounded_minimum, product
-from ._pools import number_of_pools, pooled_by_shares
+from ._pools import ENOUGH, number_of_pools, pooled_by_shares, pure_counts
 
 #: Nats by which a mixture may fit worse: half the 95 % point of chi-squared of one degree.
 TOLERANCE = 1.92
-
-#: Share from which a pixel counts as nearly pure, and the share of all counts that such pixels have
-#: to hold for a phase to be anchored by them.
-PURE, ENOUGH = 0.9, 1e-3
 
 #: An element of the other phase that is absent: at least the first at% there, at most the second
 #: share of that here.
@@ -55,8 +51,8 @@ MATTERS = 5.0
 #: Shares mixed in that are tried.
 _INWARD = np.geomspace(1e-3, 0.9, 36)
 
-#: Sums over 1, 2, 4, ... of the purest pools that are tried as an anchor.
-_RUNGS = 11
+#: Shares of another phase in an anchored one that are tried, closest around zero.
+_SHARES = 0.9 * np.sinh(np.linspace(-7.0, 7.0, 281)) / np.sinh(7.0)
 
 #: Newton steps on H where something is taken away, the largest share of it, and the halvings of the
 #: logarithmic interval that leads there from the least.
@@ -71,8 +67,9 @@ class Ambiguity:
     - `mixed_in`, `taken_away`: for each other phase the largest t and the largest -t that fit; the
         second only for a phase without nearly pure pixels.
     - `lacking`: elements that another phase has and this one has not.
-    - `change`: the largest change of an element's at% over all those mixtures.
-    - `anchor_counts`: share of all counts in the pixels that together may be taken for pure.
+    - `change`, `changed`: the largest change of an element's at% over all those mixtures, and which
+        element that is.
+    - `anchor_counts`: share of all counts in the purest pixels that are alike.
     - `unsettled`: for each other phase the shares of it, from taken away (negative) to mixed in,
         that those pixels, taken for pure, leave open; zeros for a phase without any.
     - `low`, `high`: at% over the mixtures and over what is unsettled (element,).
@@ -83,6 +80,7 @@ class Ambiguity:
     taken_away: tuple[float, ...]
     lacking: tuple[int, ...]
     change: float
+    changed: int
     anchor_counts: float
     unsettled: tuple[tuple[float, float], ...]
     low: Float[np.ndarray, " element"]
@@ -102,6 +100,7 @@ class Ambiguity:
             "taken_away": self.taken_away,
             "lacking": self.lacking,
             "change": self.change,
+            "changed": self.changed,
             "anchor_counts": self.anchor_counts,
             "unsettled": self.unsettled,
             "determined": self.is_determined,
@@ -121,12 +120,14 @@ class Ambiguity:
 def ambiguities(
     fit: Factorisation,
     composition: Callable[[np.ndarray], Float[np.ndarray, "element phase"]],
+    known: Bool[np.ndarray, "column phase"] | None = None,
 ) -> tuple[Ambiguity, ...]:
     """The ambiguity of each phase.
 
     - `fit`: of the image, with abundances that sum to one; its likelihood alone is asked, without
         penalties.
     - `composition`: at% of each phase from W.
+    - `known`: True for the entries of W that were given; no mixture changes them.
     """
     weights = np.asarray(fit.weights, np.float64)
     n = weights.shape[1]
@@ -147,111 +148,105 @@ def ambiguities(
         return mixture(fit.basis, fit.weights, spectra, abundances, *numbers)
 
     shares = np.asarray(abundances)
-    pure = shares >= PURE * shares.sum(0)
-    in_pool = np.asarray(counts.pixel_totals(), np.float64)
-    total = max(float(in_pool.sum()), 1.0)
+    pure, total = pure_counts(counts, shares), max(float(counts.total), 1.0)
+    maps, values = np.asarray(start, np.float64), np.asarray(counts.to_dense(), np.float64)
+    exposure = np.asarray(exposure_or_one(counts), np.float64).ravel()
     out = []
     for a in range(n):
-        held = float(in_pool[pure[a]].sum()) / total
-        anchored = held >= ENOUGH
+        anchored = bool(pure[a] >= ENOUGH)
         inward, outward = np.zeros(n), np.zeros(n)
-        seen = [found[:, a]]
+        unsettled, settled = np.zeros((n, 2)), np.zeros(n)
         lacking: set[int] = set()
-        for b in (b for b in range(n) if b != a):
+
+        def percent(b: int, t: float, a: int = a) -> np.ndarray:
+            new = weights.copy()
+            new[:, a] = np.maximum((1 - t) * weights[:, a] + t * weights[:, b], 0.0)
+            return composition(new if known is None else np.where(known, weights, new))[:, a]
+
+        others = [b for b in range(n) if b != a]
+        for b in others:
 
             def loss(t: float, a: int = a, b: int = b) -> float:
                 return float(_settled(problem, *mixed(a, b, t)[:2])[0]) - float(base)
 
             inward[b] = _mixed_in(model, abundances, a, b)
-            if not anchored:
+            if anchored:
+                spectra_of = _mixtures(fit.basis, weights, np.asarray(spectra, np.float64), a, b)
+                settled[b], *unsettled[b] = _anchor(spectra_of, values, exposure, maps, a)
+            else:
                 outward[b] = _furthest(lambda s, loss=loss: loss(-s))
-            for t in [inward[b]] if anchored else [inward[b], -outward[b]]:
-                seen.append(composition(np.asarray(mixed(a, b, t)[2], np.float64))[:, a])
             there = found[:, b] >= _PRESENT
             lacking |= set(np.flatnonzero(there & (found[:, a] <= _ABSENT * found[:, b])).tolist())
-        spread = np.stack(seen)
-        change = float((spread.max(0) - spread.min(0)).max(initial=0.0))
-        settled, unsettled = 0.0, np.zeros((n, 2))
-        if anchored:
-            anchor, exposure = _anchor(problem, spectra, shares, a)
-            settled = float(anchor.sum()) / total
-            for b in (b for b in range(n) if b != a):
-                unsettled[b] = _unsettled(fit.basis, weights, spectra, anchor, exposure, a, b)
-                mixtures = [np.maximum(_mix(weights, a, b, t), 0.0) for t in unsettled[b]]
-                seen += [composition(w[:, None])[:, 0] for w in mixtures]
-        spread = np.stack(seen)
+        seen = [found[:, a], *(percent(b, t) for b in others for t in (inward[b], -outward[b]))]
+        spread = np.ptp(np.stack(seen), axis=0)
+        seen += [percent(b, t) for b in others for t in unsettled[b]]
         out.append(
             Ambiguity(
-                held,
+                float(pure[a]),
                 tuple(inward.tolist()),
                 tuple(outward.tolist()),
                 tuple(sorted(lacking)),
-                change,
-                settled,
+                float(spread.max(initial=0.0)),
+                int(np.argmax(spread)),
+                min((settled[b] / total for b in others), default=0.0),
                 tuple((low, high) for low, high in unsettled.tolist()),
-                spread.min(0),
-                spread.max(0),
+                np.stack(seen).min(0),
+                np.stack(seen).max(0),
             )
         )
     return tuple(out)
 
 
-def _anchor(
-    problem: Problem, spectra: Endmembers, shares: Float[np.ndarray, "phase pool"], a: int
-) -> tuple[Float[np.ndarray, " channel"], float]:
-    """Summed counts and exposure of the purest pools of phase a, as many as may be pure together.
-
-    Of the sums over the purest 1, 2, 4, ... pools it is the last that costs at most `TOLERANCE`
-    nats more with phase a alone than with the best shares.
-    """
-    values = np.asarray(problem.counts.to_dense(), np.float64)
-    exposure = np.asarray(exposure_or_one(problem.counts), np.float64).ravel()
-    filled = values.sum(1) > 0
-    order = np.argsort(np.where(filled, -shares[a] / shares.sum(0), np.inf), kind="stable")
-    sizes = np.minimum(2 ** np.arange(_RUNGS), max(int(filled.sum()), 1))
-    sums, doses = values[order].cumsum(0)[sizes - 1], exposure[order].cumsum()[sizes - 1]
-    rungs = as_counts(sums.astype(np.int64), storage="dense", exposure=doses)
-    alone = np.where(np.arange(len(shares)) == a, 1.0, 1e-6)[:, None] * np.ones(_RUNGS)
-    level = (shares.sum(0)[order] * exposure[order]).cumsum()[sizes - 1] / doses
-    pure = as_floats(alone / alone.sum(0) * level)
-    mean = (shares[:, order] * exposure[order]).cumsum(1)[:, sizes - 1] / doses
-    mean = np.maximum(mean, 1e-3 * level)
-    start = as_floats(mean / mean.sum(0) * level)
-    costs = np.asarray(_cost_of_pure(eqx.tree_at(_counts, problem, rungs), spectra, pure, start))
-    last = max(np.flatnonzero(costs <= TOLERANCE), default=0)
-    return sums[last], float(doses[last] * level[last])
-
-
-def _unsettled(
+def _mixtures(
     basis: Basis,
     weights: Float[np.ndarray, "column phase"],
-    spectra: Endmembers,
-    anchor: Float[np.ndarray, " channel"],
-    exposure: float,
+    spectra: Float[np.ndarray, "channel phase"],
     a: int,
     b: int,
-) -> tuple[float, float]:
-    """The shares of phase b, taken away and mixed in, between which the anchor of a fits as well.
-
-    Those where the likelihood of its counts, taken for pure, is within `TOLERANCE` of the best.
-    """
-    shares = np.concatenate([-_INWARD[::-1], [0.0], _INWARD])
-    plain = np.stack([_mix(weights, a, b, t) for t in shares], 1)
+) -> Float[np.ndarray, "channel share"]:
+    """The spectrum of phase a with each of `_SHARES` of phase b in it, weights cut off at zero."""
+    cut = np.maximum(-(np.outer(weights[:, a], 1 - _SHARES) + np.outer(weights[:, b], _SHARES)), 0)
     matrix = np.asarray(basis.matrix[a] if basis.depends_on_phase else basis.matrix, np.float64)
-    d = np.asarray(spectra, np.float64)
-    mixed = (1 - shares) * d[:, [a]] + shares * d[:, [b]] + matrix @ (np.maximum(-plain, 0.0))
-    expected = exposure * np.maximum(mixed, 1e-30 * max(mixed.max(), 1e-300))
-    losses = expected.sum(0) - np.where(anchor > 0, anchor, 0.0) @ np.log(expected)
-    fits = np.flatnonzero(losses <= losses.min() + TOLERANCE)
-    return min(float(shares[fits[0]]), 0.0), max(float(shares[fits[-1]]), 0.0)
+    mixed = np.outer(spectra[:, a], 1 - _SHARES) + np.outer(spectra[:, b], _SHARES) + matrix @ cut
+    # with a G of its own for each phase, what is cut off may leave something below zero
+    return np.maximum(mixed, 1e-6 * spectra[:, [a]] + 1e-12 * spectra.max())
 
 
-def _mix(weights, a, b, t):
-    return (1 - t) * weights[:, a] + t * weights[:, b]
+def _anchor(
+    mixtures: Float[np.ndarray, "channel share"],
+    values: Float[np.ndarray, "pool channel"],
+    exposure: Float[np.ndarray, " pool"],
+    maps: Float[np.ndarray, "phase pool"],
+    a: int,
+) -> tuple[float, float, float]:
+    """Counts of the purest pools of phase a that are alike, and the range of shares they leave.
 
+    The purest 1, 2, 4, ... pools by their maps are added up as long as the counts of the next as
+    many have the same share of phase b in them, to `TOLERANCE` nats; at least one is taken. Taken
+    for pure, they leave open the shares of b in phase a whose likelihood is within `TOLERANCE` of
+    the best.
+    """
+    order = np.argsort(-maps[a] / maps.sum(0), kind="stable")
+    order = order[values[order].sum(1) > 0]
+    logs, rate = np.log(mixtures), mixtures.sum(0)
 
-def _counts(problem: Problem) -> AbstractCounts:
-    return problem.counts
+    def losses(pools: np.ndarray) -> np.ndarray:
+        return exposure[pools].sum() * rate - values[pools].sum(0) @ logs
+
+    n, best = 1, losses(order[:1])
+    while 2 * n <= len(order):
+        more = losses(order[n : 2 * n])
+        if (best + more).min() - best.min() - more.min() > TOLERANCE:
+            break
+        n, best = 2 * n, best + more
+    above = best - best.min() - TOLERANCE
+    first, last = np.flatnonzero(above <= 0)[[0, -1]]
+    low, high = _SHARES[first], _SHARES[last]
+    if first > 0:
+        low = np.interp(0.0, -above[first - 1 : first + 1], _SHARES[first - 1 : first + 1])
+    if last + 1 < len(_SHARES):
+        high = np.interp(0.0, above[last : last + 2], _SHARES[last : last + 2])
+    return float(values[order[:n]].sum()), min(float(low), 0.0), max(float(high), 0.0)
 
 
 @eqx.filter_jit
@@ -322,14 +317,6 @@ def _settled(
     """Nats above a perfect fit with the best H for these spectra, that H, and the model there."""
     best, model, _ = settled_abundances(problem, spectra, abundances, _STEPS)
     return pixel_excess(problem.counts, spectra, best).sum(), best, model
-
-
-@eqx.filter_jit
-def _cost_of_pure(problem, spectra, pure, start):
-    """Nats that shares of a kind cost over the best ones, of each pixel."""
-    best, _, _ = settled_abundances(problem, spectra, start, _STEPS)
-    excess = [pixel_excess(problem.counts, spectra, h) for h in (pure, best)]
-    return excess[0] - excess[1]
 
 
 @eqx.filter_jit

@@ -9,10 +9,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._arrays import as_floats
-from ..objective import AbstractCounts, pool_counts
+from ..objective import AbstractCounts, exposure_or_one, pool_counts
 
-#: Most pools of pixels, and least counts of a pool on average.
+#: Pools of an image with many counts, least counts of a pool on average, pools of one with few.
 POOLS, LEAST_COUNTS, _FEWEST_POOLS = 1024, 1000.0, 64
+
+#: Share from which a pool counts as nearly pure, and the share of all counts that such pools have
+#: to hold for a phase to be anchored by them.
+PURE, ENOUGH = 0.9, 1e-3
 
 
 def number_of_pools(counts: AbstractCounts) -> int:
@@ -47,8 +51,17 @@ def pooled_by_shares(
         pool[members] = offset + index
         offset += int(index[-1]) + 1
     n_pools = size + max(n * (n - 1) // 2, 1)
-    weight = np.maximum(totals, 1e-6 * max(totals.mean(), 1.0))
+    dose = np.broadcast_to(np.asarray(exposure_or_one(counts), np.float64), (1, counts.n_pixels))[0]
+    weight = np.maximum(dose, 1e-6 * max(dose.mean(), 1e-300))
     mean = np.stack([np.bincount(pool, weights=weight * row, minlength=n_pools) for row in shares])
     filled = mean.sum(0)
     mean = np.where(filled > 0, mean / np.where(filled > 0, filled, 1.0), 1 / n)
     return pool_counts(counts, pool, (n_pools,), "dense"), as_floats(mean)
+
+
+def pure_counts(
+    counts: AbstractCounts, shares: Float[np.ndarray, "phase pool"]
+) -> Float[np.ndarray, " phase"]:
+    """For each phase the share of all counts in pools that are nearly pure in it."""
+    totals = np.asarray(counts.pixel_totals(), np.float64)
+    return (shares >= PURE * shares.sum(0)) @ totals / max(float(totals.sum()), 1.0)

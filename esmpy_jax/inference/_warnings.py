@@ -168,7 +168,7 @@ def of_ambiguity(
     for a, (name, open_) in enumerate(zip(names, ambiguities, strict=False)):
         if open_.is_determined:
             continue
-        element = elements[int(np.argmax(open_.high - open_.low))]
+        element = elements[open_.changed]
         inside = [
             f"up to {100 * t:.0f} % of {names[b]}"
             for b, t in enumerate(open_.mixed_in)
