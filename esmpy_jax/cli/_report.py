@@ -328,7 +328,8 @@ def _choices(solution: Solution, pictures: dict[str, bytes]) -> str:
     return _section(
         "What the counts decide",
         "Settings were chosen by counts held out of the fit. The table says which mixtures of the "
-        "phases fit the counts as well (within 95 %).",
+        "phases fit the counts as well (within 95 %), and what of other phases the purest pixels, "
+        "taken for pure, leave open.",
         body,
     )
 
@@ -337,7 +338,7 @@ def _convergence(pictures: dict[str, bytes]) -> str:
     parts = [
         _figure(pictures, name, caption, caption=caption)
         for name, caption in (
-            ("convergence_binned.png", "Binned image: spectra and coarse maps"),
+            ("convergence_binned.png", "Binned or pooled pixels: spectra"),
             ("convergence.png", "Full image"),
         )
         if name in pictures

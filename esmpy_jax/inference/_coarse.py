@@ -1,4 +1,4 @@
-"""Coarse to fine: spectra from the binned image, maps at full resolution."""
+"""Coarse to fine: spectra from binned and pooled pixels, maps at full resolution."""
 
 import time
 from collections.abc import Callable
@@ -117,9 +117,10 @@ class CoarseToFine(eqx.Module):
         max_seconds: float | None,
         progress: Callable[[int, int, float], None] | None,
     ) -> tuple[Factorisation, Factorisation, Choices | None]:
-        """The fits of the binned and of the full image, both with the same W, and the choices.
+        """The fits of the binned or pooled and of the full image, with the same W, and the choices.
 
-        The bins may lie in a corner of a larger grid, where the others have no exposure.
+        Pools have no places. Bins may lie in a corner of a larger grid, where the others have no
+        exposure.
 
         - `regulariser`: of the maps; `None` finds the strength of a `TotalVariation`.
 

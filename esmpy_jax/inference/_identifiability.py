@@ -36,7 +36,7 @@ from ..objective import NoRegulariser, exposure_or_one, pixel_excess
 from ..solve import Factorisation, Problem
 from ..solve._abundance_newton import LocalModel, settled_abundances
 from ..solve._pixel_quadratics import bounded_minimum, product
-from ._pools import ENOUGH, number_of_pools, pooled_by_shares, pure_counts
+from ._pools import ENOUGH, LEAST_COUNTS, number_of_pools, pooled_by_shares, pure_counts
 
 #: Nats by which a mixture may fit worse: half the 95 % point of chi-squared of one degree.
 TOLERANCE = 1.92
@@ -50,6 +50,9 @@ MATTERS = 5.0
 
 #: Shares mixed in that are tried.
 _INWARD = np.geomspace(1e-3, 0.9, 36)
+
+#: Shares of another phase that are alike.
+_ALIKE = 0.02
 
 #: Shares of another phase in an anchored one that are tried, closest around zero.
 _SHARES = 0.9 * np.sinh(np.linspace(-7.0, 7.0, 281)) / np.sinh(7.0)
@@ -221,10 +224,10 @@ def _anchor(
 ) -> tuple[float, float, float]:
     """Counts of the purest pools of phase a that are alike, and the range of shares they leave.
 
-    The purest 1, 2, 4, ... pools by their maps are added up as long as the counts of the next as
-    many have the same share of phase b in them, to `TOLERANCE` nats; at least one is taken. Taken
-    for pure, they leave open the shares of b in phase a whose likelihood is within `TOLERANCE` of
-    the best.
+    The purest pools by their maps are doubled in number as long as those and as many more
+    have the same share of phase b in them, to `TOLERANCE` nats or to `_ALIKE`, or as few as hold
+    `LEAST_COUNTS`. Taken for pure, they leave open the shares of b in phase a whose likelihood is
+    within `TOLERANCE` of the best, and those that are the best of either half.
     """
     order = np.argsort(-maps[a] / maps.sum(0), kind="stable")
     order = order[values[order].sum(1) > 0]
@@ -233,12 +236,18 @@ def _anchor(
     def losses(pools: np.ndarray) -> np.ndarray:
         return exposure[pools].sum() * rate - values[pools].sum(0) @ logs
 
-    n, best = 1, losses(order[:1])
+    enough = np.searchsorted(values[order].sum(1).cumsum(), LEAST_COUNTS) + 1
+    taken = n = min(int(enough), len(order))
+    ends = [0.0]
     while 2 * n <= len(order):
-        more = losses(order[n : 2 * n])
-        if (best + more).min() - best.min() - more.min() > TOLERANCE:
+        halves = losses(order[:n]), losses(order[n : 2 * n])
+        bests = [float(_SHARES[half.argmin()]) for half in halves]
+        worse = sum(halves).min() - sum(half.min() for half in halves)
+        if worse > TOLERANCE and abs(bests[0] - bests[1]) > _ALIKE:
             break
-        n, best = 2 * n, best + more
+        taken = n = 2 * n
+        ends = [0.0, *bests]
+    best = losses(order[:taken])
     above = best - best.min() - TOLERANCE
     first, last = np.flatnonzero(above <= 0)[[0, -1]]
     low, high = _SHARES[first], _SHARES[last]
@@ -246,7 +255,7 @@ def _anchor(
         low = np.interp(0.0, -above[first - 1 : first + 1], _SHARES[first - 1 : first + 1])
     if last + 1 < len(_SHARES):
         high = np.interp(0.0, above[last : last + 2], _SHARES[last : last + 2])
-    return float(values[order[:n]].sum()), min(float(low), 0.0), max(float(high), 0.0)
+    return float(values[order[:taken]].sum()), min(float(low), *ends), max(float(high), *ends)
 
 
 @eqx.filter_jit

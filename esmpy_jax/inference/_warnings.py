@@ -26,10 +26,10 @@ def sentence(fit: Factorisation) -> str:
 
 
 def ending(fine: Factorisation, judged: Factorisation, steps_argument: str) -> str:
-    """How the fit ended; what went wrong in the binned one goes first."""
+    """How the fit ended; what went wrong in that of the spectra goes first."""
     if judged is fine or judged.converged:
         return sentence(fine)
-    where = "The fit of the binned image, from which the spectra come, did not converge"
+    where = "The fit of the spectra, to binned or pooled pixels, did not converge"
     if judged.result == RESULTS.max_steps_reached:
         return f"{where} in {judged.steps} steps; raise {steps_argument} above that."
     if judged.result == RESULTS.basis_moving:
