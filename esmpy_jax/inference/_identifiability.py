@@ -242,7 +242,7 @@ def _anchor(
     while 2 * n <= len(order):
         halves = losses(order[:n]), losses(order[n : 2 * n])
         bests = [float(_SHARES[half.argmin()]) for half in halves]
-        worse = sum(halves).min() - sum(half.min() for half in halves)
+        worse = (halves[0] + halves[1]).min() - halves[0].min() - halves[1].min()
         if worse > TOLERANCE and abs(bests[0] - bests[1]) > _ALIKE:
             break
         taken = n = 2 * n
