@@ -51,8 +51,9 @@ MATTERS = 5.0
 #: Shares mixed in that are tried.
 _INWARD = np.geomspace(1e-3, 0.9, 36)
 
-#: Shares of another phase that are alike.
-_ALIKE = 0.02
+#: The purest part of the nearly pure pools that is taken for pure in any case, and the difference
+#: of shares that are alike.
+_TENTH, _ALIKE = 0.1, 0.02
 
 #: Shares of another phase in an anchored one that are tried, closest around zero.
 _SHARES = 0.9 * np.sinh(np.linspace(-7.0, 7.0, 281)) / np.sinh(7.0)
@@ -170,12 +171,13 @@ def ambiguities(
         for b in others:
 
             def loss(t: float, a: int = a, b: int = b) -> float:
-                return float(_settled(problem, *mixed(a, b, t)[:2])[0]) - float(base)
+                return float(_settled(problem, *mixed(a, b, t))[0]) - float(base)
 
             inward[b] = _mixed_in(model, abundances, a, b)
             if anchored:
                 spectra_of = _mixtures(fit.basis, weights, np.asarray(spectra, np.float64), a, b)
-                settled[b], *unsettled[b] = _anchor(spectra_of, values, exposure, maps, a)
+                least = max(LEAST_COUNTS, _TENTH * pure[a] * total)
+                settled[b], *unsettled[b] = _anchor(spectra_of, values, exposure, maps, a, least)
             else:
                 outward[b] = _furthest(lambda s, loss=loss: loss(-s))
             there = found[:, b] >= _PRESENT
@@ -221,12 +223,13 @@ def _anchor(
     exposure: Float[np.ndarray, " pool"],
     maps: Float[np.ndarray, "phase pool"],
     a: int,
+    least: float,
 ) -> tuple[float, float, float]:
     """Counts of the purest pools of phase a that are alike, and the range of shares they leave.
 
-    The purest pools by their maps are doubled in number as long as those and as many more
-    have the same share of phase b in them, to `TOLERANCE` nats or to `_ALIKE`, or as few as hold
-    `LEAST_COUNTS`. Taken for pure, they leave open the shares of b in phase a whose likelihood is
+    As many of the purest pools by their maps as hold the `least` counts are doubled in number as
+    long as those and as many more have the same share of phase b in them, to `TOLERANCE` nats or to
+    `_ALIKE`. Taken for pure, they leave open the shares of b in phase a whose likelihood is
     within `TOLERANCE` of the best, and those that are the best of either half.
     """
     order = np.argsort(-maps[a] / maps.sum(0), kind="stable")
@@ -236,7 +239,7 @@ def _anchor(
     def losses(pools: np.ndarray) -> np.ndarray:
         return exposure[pools].sum() * rate - values[pools].sum(0) @ logs
 
-    enough = np.searchsorted(values[order].sum(1).cumsum(), LEAST_COUNTS) + 1
+    enough = np.searchsorted(values[order].sum(1).cumsum(), least) + 1
     taken = n = min(int(enough), len(order))
     ends = [0.0]
     while 2 * n <= len(order):
@@ -267,8 +270,8 @@ def mixture(
     a: Int[Array, ""] | int,
     b: Int[Array, ""] | int,
     t: Scalar | float,
-) -> tuple[Endmembers, Abundances, Weights]:
-    """Spectra, H and W with the share t of phase b in phase a, cut off at zero.
+) -> tuple[Endmembers, Abundances]:
+    """Spectra and H with the share t of phase b in phase a, weights cut off at zero.
 
     The sum of the abundances of a pixel is kept, and none is left at zero.
     """
@@ -279,15 +282,14 @@ def mixture(
         return jnp.where(is_a[None, :], (1 - t) * one + t * other, x)
 
     wanted = mixed(weights)
-    new = jnp.maximum(wanted, 0.0)
-    cut = basis.endmembers(new - wanted)
+    cut = basis.endmembers(jnp.maximum(-wanted, 0.0))
     h = jnp.where(is_a[:, None], abundances, 0.0).sum(0, keepdims=True)
     moved = jnp.where(is_b[:, None], -t, 1.0) * h / (1 - t)
     plain = jnp.where(is_b[:, None], abundances + moved, abundances)
     plain = jnp.where(is_a[:, None], moved, plain)
     total = abundances.sum(0, keepdims=True)
     plain = jnp.maximum(plain, 1e-4 * total)
-    return mixed(spectra) + cut, plain * (total / plain.sum(0, keepdims=True)), new
+    return mixed(spectra) + cut, plain * (total / plain.sum(0, keepdims=True))
 
 
 def _mixed_in(model, abundances, a, b) -> float:
