@@ -3,17 +3,14 @@
 import dataclasses
 
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
 import pytest
 
 import esmpy_jax as ej
 from esmpy_jax._basis import Basis
-from esmpy_jax.inference._identifiability import (
-    _anchor,
-    _inward_costs,
-    _mixtures,
-    mixture,
-)
+from esmpy_jax.inference._anchor import JudgedPools, left_open, mixtures
+from esmpy_jax.inference._identifiability import _inward_costs, mixture
 from esmpy_jax.inference._pools import LEAST_COUNTS, number_of_pools, pooled_by_shares
 from esmpy_jax.inference._warnings import of_ambiguity, of_starts
 from esmpy_jax.objective import SumToOneAbundances, as_counts
@@ -183,9 +180,9 @@ def _left_open(extra, width, seed, pools=64):
     data = rng.poisson(PER_POOL * (BASIS @ MATRIX @ np.stack([1 - share, share])).T)
     seen = np.clip(share + 0.02 * rng.normal(size=pools), 0, 1)
     found = PER_POOL * MATRIX @ np.array([[1.0, extra], [0.0, 1 - extra]])
-    mixtures = _mixtures(Basis.from_matrix(BASIS), found, BASIS @ found, 1, 0)
-    maps = np.stack([1 - seen, seen])
-    return _anchor(mixtures, data.astype(float), np.ones(pools), maps, 1, PER_POOL)
+    tried = mixtures(Basis.from_matrix(BASIS), found, BASIS @ found, 1, 0)
+    pools_of = JudgedPools(data.astype(float), np.ones(pools), np.stack([1 - seen, seen]))
+    return left_open(tried, pools_of, 1, PER_POOL)
 
 
 @pytest.mark.parametrize("extra", [-0.03, 0.0, 0.03])
@@ -223,12 +220,41 @@ def test_of_a_round_particle_only_the_purest_pools_are_taken():
 def test_many_counts_lose_nothing():
     """A pool may hold more counts than 32 bits do; what is left open is then next to nothing."""
     found = 1e11 * MATRIX
-    mixtures = _mixtures(Basis.from_matrix(BASIS), found, BASIS @ found, 1, 0)
+    tried = mixtures(Basis.from_matrix(BASIS), found, BASIS @ found, 1, 0)
     expected = np.round((BASIS @ found).T[[1, 1, 0]])
     maps = np.array([[0.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
-    counts, low, high = _anchor(mixtures, expected, np.ones(3), maps, 1, PER_POOL)
+    counts, low, high = left_open(tried, JudgedPools(expected, np.ones(3), maps), 1, PER_POOL)
     assert counts == pytest.approx(expected[:2].sum())
     assert -1e-3 < low <= 0 <= high < 1e-3
+
+
+@pytest.mark.parametrize("storage", ["dense", "sparse"])
+@pytest.mark.parametrize("exposed", [False, True])
+def test_noise_that_orders_pure_pixels_leaves_nothing_open(storage, exposed):
+    """Two phases side by side, pure, at 20 counts per pixel, evenly exposed or not.
+
+    By the maps of the same counts the purest tenth of the second would look purer than pure, and
+    the range begin at -0.17.
+    """
+    maps = np.repeat([[1.0, 0.0], [0.0, 1.0]], 4096, axis=1)
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        exposure = rng.uniform(0.05, 2, 8192) if exposed else np.ones(8192)
+        data = rng.poisson(20 * exposure * (BASIS @ MATRIX @ maps)).T
+        fit = factorise(
+            as_counts(data, storage=storage, exposure=exposure if exposed else None),
+            BASIS,
+            2,
+            solver=AbundanceNewton(),
+            start=GivenStart(jnp.asarray(20 * MATRIX, float), jnp.asarray(0.8 * maps + 0.1, float)),
+            constraint=SumToOneAbundances(),
+            fixed_weights=20 * MATRIX,
+        )
+        first, second = ej.ambiguities(fit, percent, key=jr.key(seed))
+        for phase, other in ((first, 1), (second, 0)):
+            low, high = phase.unsettled[other]
+            assert -0.05 < low <= 0 <= high < 0.05
+            assert exposed or phase.anchor_counts > 0.1
 
 
 def test_what_is_left_open_is_in_the_range_and_no_ambiguity():

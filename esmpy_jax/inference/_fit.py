@@ -190,7 +190,8 @@ def fit(
     if choices is not None:
         given = judged.problem.fixed_weights
         known = None if given is None else np.asarray(given.mask)
-        unclear = ambiguities(fine, _percent(np.flatnonzero(fine.basis.composition_rows)), known)
+        percent = _percent(np.flatnonzero(fine.basis.composition_rows))
+        unclear = ambiguities(fine, percent, known, key=jr.fold_in(key, 2))
     more = of_starts(choices.agreeing_starts, len(choices.starts)) if choices else []
     return labelled(image, model, fine, judged, ended, names, anchored, settings, unclear, more)
 

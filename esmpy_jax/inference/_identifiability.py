@@ -15,8 +15,8 @@ leaves a small problem with bounds for every t.
 All this is asked of pixels pooled by what the maps say they hold (`pooled_by_shares`).
 
 That nearly pure pixels are pure no likelihood can tell. It is taken for granted of as many of the
-purest as are alike (`_anchor`); how well their counts alone, taken for pure, tell what is mixed in
-is part of the range of compositions, though no ambiguity.
+purest as are alike (`left_open`); how well their counts alone, taken for pure, tell what is mixed
+in is part of the range of compositions, though no ambiguity.
 """
 
 import dataclasses
@@ -26,20 +26,19 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from .._arrays import as_floats, as_ints
 from .._basis import Basis
 from .._types import Abundances, Endmembers, Scalar, Weights
-from ..objective import NoRegulariser, exposure_or_one, pixel_excess
+from ..objective import NoRegulariser, pixel_excess
 from ..solve import Factorisation, Problem
 from ..solve._abundance_newton import LocalModel, settled_abundances
 from ..solve._pixel_quadratics import bounded_minimum, product
-from ._pools import ENOUGH, LEAST_COUNTS, number_of_pools, pooled_by_shares, pure_counts
-
-#: Nats by which a mixture may fit worse: half the 95 % point of chi-squared of one degree.
-TOLERANCE = 1.92
+from ._anchor import TOLERANCE, judged_pools, left_open, mixtures
+from ._pools import ENOUGH, number_of_pools, pooled_by_shares, pure_counts
 
 #: An element of the other phase that is absent: at least the first at% there, at most the second
 #: share of that here.
@@ -50,13 +49,6 @@ MATTERS = 5.0
 
 #: Shares mixed in that are tried.
 _INWARD = np.geomspace(1e-3, 0.9, 36)
-
-#: The purest part of the nearly pure pools that is taken for pure in any case, and the difference
-#: of shares that are alike.
-_TENTH, _ALIKE = 0.1, 0.02
-
-#: Shares of another phase in an anchored one that are tried, closest around zero.
-_SHARES = 0.9 * np.sinh(np.linspace(-7.0, 7.0, 281)) / np.sinh(7.0)
 
 #: Newton steps on H where something is taken away, the largest share of it, and the halvings of the
 #: logarithmic interval that leads there from the least.
@@ -125,6 +117,8 @@ def ambiguities(
     fit: Factorisation,
     composition: Callable[[np.ndarray], Float[np.ndarray, "element phase"]],
     known: Bool[np.ndarray, "column phase"] | None = None,
+    *,
+    key: PRNGKeyArray | None = None,
 ) -> tuple[Ambiguity, ...]:
     """The ambiguity of each phase.
 
@@ -132,6 +126,8 @@ def ambiguities(
         penalties.
     - `composition`: at% of each phase from W.
     - `known`: True for the entries of W that were given; no mixture changes them.
+    - `key`: of the draw by which the counts are halved (see `judged_pools`); `jax.random.key(0)` by
+        default.
     """
     weights = np.asarray(fit.weights, np.float64)
     n = weights.shape[1]
@@ -153,8 +149,9 @@ def ambiguities(
 
     shares = np.asarray(abundances)
     pure, total = pure_counts(counts, shares), max(float(counts.total), 1.0)
-    maps, values = np.asarray(start, np.float64), np.asarray(counts.to_dense(), np.float64)
-    exposure = np.asarray(exposure_or_one(counts), np.float64).ravel()
+    judged = None
+    if (pure >= ENOUGH).any():
+        judged = judged_pools(fit, number_of_pools(whole), jr.key(0) if key is None else key)
     out = []
     for a in range(n):
         anchored = bool(pure[a] >= ENOUGH)
@@ -174,10 +171,9 @@ def ambiguities(
                 return float(_settled(problem, *mixed(a, b, t))[0]) - float(base)
 
             inward[b] = _mixed_in(model, abundances, a, b)
-            if anchored:
-                spectra_of = _mixtures(fit.basis, weights, np.asarray(spectra, np.float64), a, b)
-                least = max(LEAST_COUNTS, _TENTH * pure[a] * total)
-                settled[b], *unsettled[b] = _anchor(spectra_of, values, exposure, maps, a, least)
+            if anchored and judged is not None:
+                spectra_of = mixtures(fit.basis, weights, np.asarray(spectra, np.float64), a, b)
+                settled[b], *unsettled[b] = left_open(spectra_of, judged, a, pure[a] * total)
             else:
                 outward[b] = _furthest(lambda s, loss=loss: loss(-s))
             there = found[:, b] >= _PRESENT
@@ -200,65 +196,6 @@ def ambiguities(
             )
         )
     return tuple(out)
-
-
-def _mixtures(
-    basis: Basis,
-    weights: Float[np.ndarray, "column phase"],
-    spectra: Float[np.ndarray, "channel phase"],
-    a: int,
-    b: int,
-) -> Float[np.ndarray, "channel share"]:
-    """The spectrum of phase a with each of `_SHARES` of phase b in it, weights cut off at zero."""
-    cut = np.maximum(-(np.outer(weights[:, a], 1 - _SHARES) + np.outer(weights[:, b], _SHARES)), 0)
-    matrix = np.asarray(basis.matrix[a] if basis.depends_on_phase else basis.matrix, np.float64)
-    mixed = np.outer(spectra[:, a], 1 - _SHARES) + np.outer(spectra[:, b], _SHARES) + matrix @ cut
-    # with a G of its own for each phase, what is cut off may leave something below zero
-    return np.maximum(mixed, 1e-6 * spectra[:, [a]] + 1e-12 * spectra.max())
-
-
-def _anchor(
-    mixtures: Float[np.ndarray, "channel share"],
-    values: Float[np.ndarray, "pool channel"],
-    exposure: Float[np.ndarray, " pool"],
-    maps: Float[np.ndarray, "phase pool"],
-    a: int,
-    least: float,
-) -> tuple[float, float, float]:
-    """Counts of the purest pools of phase a that are alike, and the range of shares they leave.
-
-    As many of the purest pools by their maps as hold the `least` counts are doubled in number as
-    long as those and as many more have the same share of phase b in them, to `TOLERANCE` nats or to
-    `_ALIKE`. Taken for pure, they leave open the shares of b in phase a whose likelihood is
-    within `TOLERANCE` of the best, and those that are the best of either half.
-    """
-    order = np.argsort(-maps[a] / maps.sum(0), kind="stable")
-    order = order[values[order].sum(1) > 0]
-    logs, rate = np.log(mixtures), mixtures.sum(0)
-
-    def losses(pools: np.ndarray) -> np.ndarray:
-        return exposure[pools].sum() * rate - values[pools].sum(0) @ logs
-
-    enough = np.searchsorted(values[order].sum(1).cumsum(), least) + 1
-    taken = n = min(int(enough), len(order))
-    ends = [0.0]
-    while 2 * n <= len(order):
-        halves = losses(order[:n]), losses(order[n : 2 * n])
-        bests = [float(_SHARES[half.argmin()]) for half in halves]
-        worse = (halves[0] + halves[1]).min() - halves[0].min() - halves[1].min()
-        if worse > TOLERANCE and abs(bests[0] - bests[1]) > _ALIKE:
-            break
-        taken = n = 2 * n
-        ends = [0.0, *bests]
-    best = losses(order[:taken])
-    above = best - best.min() - TOLERANCE
-    first, last = np.flatnonzero(above <= 0)[[0, -1]]
-    low, high = _SHARES[first], _SHARES[last]
-    if first > 0:
-        low = np.interp(0.0, -above[first - 1 : first + 1], _SHARES[first - 1 : first + 1])
-    if last + 1 < len(_SHARES):
-        high = np.interp(0.0, above[last : last + 2], _SHARES[last : last + 2])
-    return float(values[order[:taken]].sum()), min(float(low), *ends), max(float(high), *ends)
 
 
 @eqx.filter_jit
