@@ -332,6 +332,22 @@ def test_composition_bars_and_errors(drawn, dataset):
     np.testing.assert_allclose(spans, 2 * error[error > 0])
 
 
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_composition_ranges(dataset, scale):
+    """A grey bar from end to end, within the axis, named in the legend; from zero on a log axis."""
+    percent = dataset["composition"]
+    low, high = np.maximum(percent - 3, 0), percent + 6
+    data = dataset.assign(composition_low=low, composition_high=high)
+    axes = plot.plot_composition(data, scale=scale).axes[0]
+    order = np.argsort(-percent.values.mean(1), kind="stable")
+    ends = np.array([s[:, 1] for s in axes.collections[0].get_segments()])
+    np.testing.assert_allclose(ends[:, 0], low.values[order, 0], atol=2e-9)
+    np.testing.assert_allclose(ends[:, 1], high.values[order, 0])
+    assert axes.get_ylim()[1] >= ends.max()
+    words = [t.get_text() for t in axes.get_legend().get_texts()]
+    assert words[-2:] == ["range (95 %)", "± standard error"]
+
+
 def test_composition_without_errors(dataset):
     axes = plot.plot_composition(dataset.drop_vars("composition_stderr")).axes[0]
     assert not axes.collections

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from .._checks import check
-from ._style import INK, PALE, need, new_figure, phase_colour, phase_names, styled, values
+from ._style import INK, PALE, SOFT, need, new_figure, phase_colour, phase_names, styled, values
 
 
 @styled
@@ -18,8 +19,10 @@ def plot_composition(
     names: Sequence[str] | None = None,
     scale: str = "linear",
 ) -> Figure:
-    """Bars of each element's at% in each phase, with one standard error where it is known.
+    """Bars of each element's at% in each phase, with one standard error and the range if known.
 
+    The error is that of counting. The range, grey, is `composition_low` to `composition_high`
+    (95 %): what mixtures of the phases and the counts of pure pixels leave open, with counting.
     Elements are ordered by their mean. `scale="log"` shows traces; there, elements of less than
     0.01 at% sink below the axis.
     """
@@ -29,6 +32,10 @@ def plot_composition(
     error = None
     if "composition_stderr" in dataset:
         error = values(dataset, "composition_stderr", "element", "phase")
+    ends = None
+    if "composition_low" in dataset and "composition_high" in dataset:
+        both = ("composition_low", "composition_high")
+        ends = tuple(values(dataset, name, "element", "phase") for name in both)
     symbols = [str(symbol) for symbol in dataset["element"].values]
     order = np.argsort(-percent.mean(1), kind="stable")
     titles = phase_names(dataset, names)
@@ -41,6 +48,11 @@ def plot_composition(
     for i, title in enumerate(titles):
         at = np.arange(len(symbols)) + (i - (n - 1) / 2) * width
         axes.bar(at, percent[order, i], 0.92 * width, color=phase_colour(i), label=title)
+        if ends is not None:
+            low, high = (end[order, i] for end in ends)
+            own = high > low
+            above_zero = np.maximum(low[own], 1e-9)  # for a log axis
+            axes.vlines(at[own], above_zero, high[own], color=SOFT, linewidth=4.0, zorder=2)
         if error is not None:
             known = np.isfinite(error[order, i]) & (error[order, i] > 0)
             axes.errorbar(
@@ -56,14 +68,20 @@ def plot_composition(
     axes.tick_params(axis="x", length=0)
     axes.set_xlim(-0.6, len(symbols) - 0.4)
     axes.set_ylabel("composition (at%)")
+    reach = percent if error is None else percent + np.nan_to_num(error)
+    reach = reach if ends is None else np.fmax(reach, ends[1])
     if scale == "log":
         axes.set_yscale("log")
-        axes.set_ylim(0.01, 1.5 * max(float(percent.max()), 1.0))
+        axes.set_ylim(0.01, 1.5 * max(float(reach.max()), 1.0))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     else:
-        reach = percent if error is None else percent + np.nan_to_num(error)
         axes.set_ylim(0, 1.06 * float(reach.max()))
-    axes.legend(loc="upper right")
+    handles = axes.get_legend_handles_labels()[0]
+    if ends is not None:
+        handles.append(Line2D([], [], color=SOFT, linewidth=4.0, label="range (95 %)"))
+    if error is not None:
+        handles.append(Line2D([], [], color=INK, linewidth=1.0, label="± standard error"))
+    axes.legend(handles=handles, loc="upper right")
     return figure
 
 
