@@ -36,18 +36,24 @@ from ._parameters import Source, resolve
 _CM_PER_NM = 1e-7
 _LOWEST_ENERGY = 0.1  # keV, where the tables begin
 _MARGIN = 0.3  # keV: how far a line outside the energy axis may reach in; over 3 sigma at 20 keV
+_REACH = 0.5  # keV: how far the continuum is broadened; 6 sigma at 20 keV
 
 Elements = str | Iterable[str | int | Element]
 
 
 class ModelTables(NamedTuple):
-    """The constants of a model: no parameter, so out of sight of every transformation."""
+    """The constants of a model: no parameter, so out of sight of every transformation.
+
+    `reach`: channels over which the continuum is broadened, where it is; a power of two, so that
+    models of nearly the same gain have the same one.
+    """
 
     lines: EmissionLines
     line_column: Int[np.ndarray, " line"]
     attenuation: AttenuationTable | None
     line_attenuation: Float[np.ndarray, "element line"] | None
     custom: Float[np.ndarray, "channel custom"]
+    reach: int
     atomic_weights: Float[np.ndarray, " element"]
     reference_composition: Float[np.ndarray, " element"]
 
@@ -153,6 +159,7 @@ def model_fields(
         attenuation,
         line_attenuation,
         _custom_columns(custom, energy_axis.size),
+        0 if detector.response is None else 2 ** max(math.ceil(math.log2(_REACH / gain)), 0),
         np.array([element.atomic_weight for element in sample]),
         _reference(sample, reference_composition),
     )

@@ -1,6 +1,6 @@
 """`EDSModel`: from physical parameters to the basis G."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
@@ -21,6 +21,7 @@ from ..physics import (
     EnergyAxis,
     Frozen,
     Number,
+    Response,
     absorption_depth,
     absorption_factor,
     line_profiles,
@@ -56,8 +57,8 @@ class EDSModel(eqx.Module):
 
     Build one with `from_image` or `from_axis`. The array leaves are the physical parameters:
     `energy_axis.offset` and `.gain`, `mass_thickness`, `take_off_angle`,
-    `detector.resolution.noise_fwhm` and `.fano`, and those of `detector.efficiency`; change them
-    with `equinox.tree_at`, and differentiate `basis` in them.
+    `detector.resolution.noise_fwhm` and `.fano`, and those of `detector.efficiency` and
+    `detector.response`; change them with `equinox.tree_at`, and differentiate `basis` in them.
 
     The unit of an element's column is the sum over its lines of
 
@@ -65,8 +66,9 @@ class EDSModel(eqx.Module):
 
     with the cross section σ for producing the photon, the absorption factor A and the detector's
     efficiency ε at the photon's energy E. A bremsstrahlung column is
-    b(E) [1/keV] · A(E) · ε(E) · (channel width in eV). Lines from outside the sample (stray) are
-    not absorbed by it: A = 1. The user's own columns enter as they are.
+    b(E) [1/keV] · A(E) · ε(E) · (channel width in eV), broadened where the detector has a response.
+    Lines from outside the sample (stray) are not absorbed by it: A = 1. The user's own columns
+    enter as they are.
 
     - `mass_thickness`: in g/cm²; `None` without self-absorption.
     - `take_off_angle`: in degrees; `None` where it is not known.
@@ -214,24 +216,26 @@ class EDSModel(eqx.Module):
         `weights` it is that of the reference composition, (channel, column). Compiled once for
         all models that differ in their parameters alone.
         """
-        tables, axis = self.tables.value, self.energy_axis
+        tables, detector = self.tables.value, self.detector
         energy = jnp.asarray(tables.lines.energy, float)
-        profiles = line_profiles(axis, energy, self.detector.resolution.fwhm(energy))
-        centres = axis.centres
-        counted = self.detector.efficiency(jnp.concatenate([energy, centres]))
-        amplitude = jnp.asarray(tables.lines.cross_section / _BARN, float) * counted[: energy.size]
-        detected = counted[energy.size :] * (_EV_PER_KEV * axis.gain)
-        continuum = self.bremsstrahlung(centres, self.beam_energy) * detected[:, None]
+        if detector.response is None:
+            fwhm = detector.resolution.fwhm(energy)
+            profiles = line_profiles(self.energy_axis, energy, fwhm)
+        else:
+            profiles = detector.response.lines(self.energy_axis, energy, detector.resolution)
+        cross_section = jnp.asarray(tables.lines.cross_section / _BARN, float)
+        amplitude = cross_section * detector.efficiency(energy)
 
         if self.mass_thickness is None:
+            continuum = self._continuum(detector.efficiency)
             return Basis(self._assemble(profiles, amplitude, continuum), self.columns)
         if weights is None:
             reference = tables.reference_composition * tables.atomic_weights
             fractions = jnp.asarray(reference / reference.sum(), float)
-            matrix = self._absorbed(profiles, amplitude, continuum, fractions)
+            matrix = self._absorbed(profiles, amplitude, fractions)
         else:
-            matrix = jax.vmap(self._absorbed, in_axes=(None, None, None, 1))(
-                profiles, amplitude, continuum, self.mass_fractions(weights)
+            matrix = jax.vmap(self._absorbed, in_axes=(None, None, 1))(
+                profiles, amplitude, self.mass_fractions(weights)
             )
         return Basis(matrix, self.columns)
 
@@ -239,12 +243,12 @@ class EDSModel(eqx.Module):
         self,
         profiles: Float[Array, "channel line"],
         amplitude: Float[Array, " line"],
-        continuum: Float[Array, "channel shape"],
         mass_fractions: Float[Array, " element"],
     ) -> Float[Array, "channel column"]:
         """G behind a sample of one composition: the same profiles with lower amplitudes."""
         tables, mass_thickness, angle = self.tables.value, self.mass_thickness, self.take_off_angle
-        if mass_thickness is None or angle is None or tables.attenuation is None:
+        table = tables.attenuation
+        if mass_thickness is None or angle is None or table is None:
             raise InputError(
                 "The model was built without self-absorption; build it again with thickness, "
                 "density and a known take-off angle."
@@ -260,8 +264,25 @@ class EDSModel(eqx.Module):
             leaving(jnp.asarray(tables.line_attenuation, float)),
             1.0,
         )
-        of_continuum = leaving(tables.attenuation(self.energy_axis.centres))
-        return self._assemble(profiles, amplitude * of_lines, continuum * of_continuum[:, None])
+        efficiency = self.detector.efficiency
+        continuum = self._continuum(lambda e: efficiency(e) * leaving(table(e)))
+        return self._assemble(profiles, amplitude * of_lines, continuum)
+
+    def _continuum(
+        self, counted: Callable[[Float[Array, " x"]], Float[Array, " x"]]
+    ) -> Float[Array, "channel shape"]:
+        """The bremsstrahlung on the detector; `counted`: the share of the photons of an energy."""
+        axis, detector = self.energy_axis, self.detector
+
+        def spectrum(energy: Float[Array, " x"]) -> Float[Array, "x shape"]:
+            return self.bremsstrahlung(energy, self.beam_energy) * counted(energy)[:, None]
+
+        if detector.response is None:
+            per_kev = spectrum(axis.centres)
+        else:
+            reach = self.tables.value.reach
+            per_kev = detector.response.continuum(axis, detector.resolution, spectrum, reach)
+        return per_kev * (_EV_PER_KEV * axis.gain)
 
     def _assemble(
         self,
@@ -270,11 +291,14 @@ class EDSModel(eqx.Module):
         continuum: Float[Array, "channel shape"],
     ) -> Float[Array, "channel column"]:
         """Lines summed into their columns, beside the continuum and the custom columns."""
-        tables = self.tables.value
+        tables, response = self.tables.value, self.detector.response
         n_columns = len(self.columns) - continuum.shape[1] - tables.custom.shape[1]
         member = jnp.asarray(tables.line_column[:, None] == np.arange(n_columns), float)
         peaks = jnp.matmul(profiles, amplitude[:, None] * member, precision="highest")
-        return jnp.concatenate([peaks, continuum, jnp.asarray(tables.custom, float)], axis=1)
+        physical = jnp.concatenate([peaks, continuum], axis=1)
+        if response is not None and response.pile_up is not None:
+            physical = response.pile_up(physical, self.energy_axis)
+        return jnp.concatenate([physical, jnp.asarray(tables.custom, float)], axis=1)
 
     def parameters(self) -> dict[str, Parameter]:
         """Every physical parameter by name, with its value now, its unit and its source.
@@ -296,8 +320,26 @@ class EDSModel(eqx.Module):
             ),
             "mass_thickness": (mass_thickness or 0.0, "g/cm²"),
         }
+        values |= _response_parameters(self.detector.response)
         if mass_thickness is not None and self.density is not None:
             values["thickness"] = (mass_thickness / self.density / _CM_PER_NM, "nm")
             values["density"] = (self.density, "g/cm³")
         sources = dict(self.sources)
-        return {name: Parameter(*value, sources[name]) for name, value in values.items()}
+        return {name: Parameter(*v, sources.get(name, "given")) for name, v in values.items()}
+
+
+def _response_parameters(response: Response | None) -> dict[str, tuple[float | str | None, str]]:
+    """Values and units of the parts of a response, by name."""
+    values: dict[str, tuple[float | str | None, str]] = {}
+    if response is None:
+        return values
+    if response.incomplete_charge is not None:
+        charge = response.incomplete_charge
+        values["tail_depth"] = (float(charge.tail.thickness), "nm")
+        values["shelf_depth"] = (float(charge.shelf.thickness), "nm")
+        values["tail_relative_loss"] = (float(charge.relative_loss), "")
+    if response.escape is not None:
+        values["escape_strength"] = (float(response.escape.strength), "")
+    if response.pile_up is not None:
+        values["pile_up_share"] = (float(response.pile_up.share), "")
+    return values

@@ -17,5 +17,9 @@ from ._layers import Layer as Layer
 from ._profiles import line_profiles as line_profiles
 from ._profiles import line_spectra as line_spectra
 from ._resolution import Resolution as Resolution
+from ._response import IncompleteCharge as IncompleteCharge
+from ._response import PileUp as PileUp
+from ._response import Response as Response
+from ._response import SiliconEscape as SiliconEscape
 from ._scalars import Curve as Curve
 from ._scalars import Number as Number

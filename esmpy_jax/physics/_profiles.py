@@ -14,7 +14,7 @@ _NARROWEST_FWHM = 1e-6
 _SIGMA_SQRT2_PER_FWHM = 1 / math.sqrt(4 * math.log(2))
 
 
-def _shares(edges: Float[Array, "edge line"]) -> Float[Array, "channel line"]:
+def shares_between(edges: Float[Array, "edge line"]) -> Float[Array, "channel line"]:
     """What falls between consecutive edges, given as (energy - line) / (σ √2).
 
     It is (erf(b) - erf(a)) / 2, taken as a difference of erfc on whichever side of the line the
@@ -27,6 +27,17 @@ def _shares(edges: Float[Array, "edge line"]) -> Float[Array, "channel line"]:
     return jnp.maximum(share, 0)
 
 
+def edge_distances(axis: EnergyAxis, energy: Float[Array, " line"]) -> Float[Array, "edge line"]:
+    """How far each edge between channels is above each line, in keV.
+
+    Counted from the channel nearest to the line, so that float32 resolves it at any energy.
+    """
+    nearest = jax.lax.stop_gradient(jnp.round((energy - axis.offset) / axis.gain))
+    shift = (energy - axis.offset) - axis.gain * nearest
+    steps = jnp.arange(axis.size + 1)[:, None] - 0.5 - nearest[None, :]
+    return axis.gain * steps - shift[None, :]
+
+
 def line_profiles(
     axis: EnergyAxis, energy: Float[Array, " line"], fwhm: Float[Array, " line"]
 ) -> Float[Array, "channel line"]:
@@ -34,14 +45,10 @@ def line_profiles(
 
     With σ = fwhm / sqrt(8 ln 2) it is (1/2)[erf((e₁ - E) / (σ√2)) - erf((e₀ - E) / (σ√2))]
     between the channel's edges e₀ and e₁; never negative, and zero where it underflows. Energies
-    and widths are in keV. Distances are counted from the channel nearest to the line, so that
-    float32 resolves them at any energy.
+    and widths are in keV.
     """
     scale = _SIGMA_SQRT2_PER_FWHM * jnp.maximum(fwhm, _NARROWEST_FWHM)
-    nearest = jax.lax.stop_gradient(jnp.round((energy - axis.offset) / axis.gain))
-    shift = (energy - axis.offset) - axis.gain * nearest
-    steps = jnp.arange(axis.size + 1)[:, None] - 0.5 - nearest[None, :]
-    return _shares((axis.gain * steps - shift[None, :]) / scale[None, :])
+    return shares_between(edge_distances(axis, energy) / scale[None, :])
 
 
 def line_spectra(
@@ -58,4 +65,4 @@ def line_spectra(
     """
     scale = _SIGMA_SQRT2_PER_FWHM * jnp.maximum(fwhm, _NARROWEST_FWHM)
     distance = edges[:, None] - line_energy[None, :]
-    return _shares(distance / scale[None, :]) * line_amplitude[None, :]
+    return shares_between(distance / scale[None, :]) * line_amplitude[None, :]
