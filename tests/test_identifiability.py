@@ -103,13 +103,18 @@ def test_the_order_and_the_record():
 
 def test_sentences():
     first, second = ambiguities_of(0.3)
-    (sentence,) = of_ambiguity(["matrix", "grain"], ["O", "Mg", "Si", "Fe"], [first, second])
+    names, elements, neither = ["matrix", "grain"], ["O", "Mg", "Si", "Fe"], np.zeros(2, bool)
+    (sentence,) = of_ambiguity(names, elements, [first, second], neither)
     assert sentence.startswith("The counts cannot tell grain from mixtures: it never fills a pixel")
     assert "% of matrix" in sentence
-    assert of_ambiguity(["a", "b"], ["O", "Mg", "Si", "Fe"], [first, first]) == []
+    assert of_ambiguity(names, elements, [first, first], neither) == []
+    assert of_ambiguity(names, elements, [first, second], np.array([False, True])) == []
     known = dataclasses.replace(second, lacking=(2, 3))
-    (sentence,) = of_ambiguity(["matrix", "grain"], ["O", "Mg", "Si", "Fe"], [first, known])
+    (sentence,) = of_ambiguity(names, elements, [first, known], neither)
     assert "has no Si and Fe" in sentence
+    much = dataclasses.replace(second, taken_away=(1.6, 0.0))
+    (sentence,) = of_ambiguity(names, elements, [first, much], neither)
+    assert "with matrix taken away from it until an element is gone" in sentence
     assert of_starts(1, 5)[0].startswith("Only one of 5 starts")
     assert of_starts(2, 5) == []
     assert of_starts(1, 1) == []

@@ -272,14 +272,15 @@ def test_gradients_in_every_parameter_of_the_response():
     np.testing.assert_allclose(single, slope, rtol=1e-2)
 
 
-@pytest.mark.parametrize("zeros", [[0], [1], [3], [4], [5], [9], [0, 1, 3, 4, 9]])
-def test_gradients_are_finite_at_every_limit(precision, zeros):
-    """Without tail, shelf, escape, pile-up, noise or dead layer; lines lie on edges of channels."""
-    point = POINT.copy()
-    point[zeros] = 0.0
-    value, slope = jax.jit(jax.value_and_grad(total))(jnp.asarray(point, float))
-    assert np.isfinite(value)
-    assert np.isfinite(slope).all()
+def test_gradients_are_finite_at_every_limit(precision):
+    """Without tail, shelf, escape, pile-up, noise or dead layer, and without any of them."""
+    run = jax.jit(jax.value_and_grad(total))
+    for zeros in ([0], [1], [3], [4], [5], [9], [0, 1, 3, 4, 9]):
+        point = POINT.copy()
+        point[zeros] = 0.0
+        value, slope = run(jnp.asarray(point, float))
+        assert np.isfinite(value)
+        assert np.isfinite(slope).all()
 
 
 def test_the_model_has_all_parts_in_every_column(x64):

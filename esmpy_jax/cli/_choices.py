@@ -77,7 +77,7 @@ def ambiguity_table(solution: Solution) -> str:
             if b != a and t >= 0.005
         )
         less = ", ".join(
-            f"less {100 * t:.0f} % {names[b]}"
+            f"{100 * t:.0f} % {names[b]}"
             for b, t in enumerate(phase["taken_away"])
             if b != a and t >= 0.005
         )
@@ -100,10 +100,10 @@ def ambiguity_table(solution: Solution) -> str:
     titles = (
         "",
         "counts in nearly pure pixels",
-        "could hold up to",
-        "or",
+        "fits as well with up to … mixed in",
+        "… or taken away",
         "counts in the purest that are alike",
-        "taken for pure, they leave open",
+        "these, taken for pure, leave open",
         "lacks",
         "composition",
     )

@@ -328,8 +328,10 @@ def _choices(solution: Solution, pictures: dict[str, bytes]) -> str:
     return _section(
         "What the counts decide",
         "Settings were chosen by counts held out of the fit. The table says which mixtures of the "
-        "phases fit the counts as well (within 95 %), and what of other phases the purest pixels, "
-        "taken for pure, leave open.",
+        "phases fit the counts as well (within 95 %, one phase mixed with one other at a time), "
+        "and what of other phases the purest pixels, taken for pure, leave open. That the purest "
+        "pixels of a phase are pure is an assumption: a phase that always holds a part of another "
+        "one makes the same counts as a pure one of another composition.",
         body,
     )
 

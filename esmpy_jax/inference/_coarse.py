@@ -39,6 +39,7 @@ from ._bins import Bins
 from ._choices import Choices, Judged, Parts, above_lowest, try_bins, try_smoothness
 from ._held_out import within_error
 from ._job import Job, again, best_of, continued, floored, purity_penalty, smoothing
+from ._matched import MatchedStart
 
 #: Most steps of the binned fit, unless more are asked for.
 COARSE_STEPS = 5000
@@ -144,6 +145,7 @@ class CoarseToFine(eqx.Module):
             max_steps,
             ends,
             progress,
+            self.starts if fixed_weights is None else tuple(map(MatchedStart, self.starts)),
         )
         # before binning, so that W means counts per pixel in both fits
         relative = relative_to_counts if shares else lambda c: c
@@ -205,7 +207,7 @@ class CoarseToFine(eqx.Module):
         for factor in factors:
             coarser = tried[-1].candidate if tried else None
             found = try_bins(
-                job, parts, bins, factor, purities, self.starts, self.trial_steps, steps, coarser
+                job, parts, bins, factor, purities, job.starts, self.trial_steps, steps, coarser
             )
             if not tried:
                 maps = bins.at_full_resolution(found.fit.abundances, factor)
@@ -268,7 +270,7 @@ class CoarseToFine(eqx.Module):
         factor = self.bin_factor(counts)
         binned = bin_counts(counts, factor)
         penalty = purity_penalty(self.purity or 0.0, binned) if summed else NoRegulariser()
-        coarse = best_of([job.binned(binned, s, penalty, self.trial_steps) for s in self.starts])
+        coarse = best_of([job.binned(binned, s, penalty, self.trial_steps) for s in job.starts])
         if not coarse.converged:
             start = GivenStart(coarse.weights, coarse.abundances)
             then = job.binned(binned, start, penalty, steps, resume=True)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -17,7 +17,9 @@ from ..objective import (
     AbstractRegulariser,
     NoRegulariser,
     SumOf,
+    SumToOneAbundances,
     SumToOneShares,
+    SumToOneWeights,
     Unconstrained,
 )
 from ..solve import (
@@ -33,10 +35,13 @@ from ..solve._solver import check_limits
 from ._coarse import CoarseToFine
 from ._identifiability import ambiguities
 from ._image import SpectrumImage
+from ._known import KnownComposition, known_phases, nan_where_free, wholly_fixed
 from ._labelled import labelled
+from ._matched import MatchedStart
 from ._phase_number import count_phases
 from ._solution import Solution
 from ._warnings import (
+    NOT_ASKED,
     ending,
     of_starts,
 )
@@ -53,6 +58,7 @@ def fit(
     regulariser: AbstractRegulariser | None = None,
     fixed_weights: Any = None,
     fixed_abundances: Any = None,
+    compositions: Mapping[int | str, KnownComposition] | None = None,
     phase_names: Sequence[str] | None = None,
     key: PRNGKeyArray | None = None,
     max_steps: int = 2000,
@@ -75,6 +81,9 @@ def fit(
     - `n_phases`: or "auto", which finds it with held-out counts: see `count_phases`.
     - `fixed_weights`, `fixed_abundances`: (column, phase) and (phase, pixel) with NaN where free,
         in the gauge of the constraint.
+    - `compositions`: of phases, by number from 0 or by name: a formula ("MgSiO3"), atoms of each
+        element, or a `Composition`. Other elements are absent; the continuum, stray lines and the
+        amount stay free.
     - `phase_names`: one for each phase. Phases come in the order of their counts, most first,
         unless names, fixed entries or a `GivenStart` say which is which.
     - `key`: for random starts; `jax.random.key(0)` by default. `max_steps` (at full resolution;
@@ -100,9 +109,12 @@ def fit(
             f"The number of phases is '{n_phases}'; give a whole number or 'auto'.",
         )
         check(
-            fixed_weights is None and fixed_abundances is None and phase_names is None,
-            "The number of phases cannot be found where entries or names of phases are given; "
-            "give it.",
+            fixed_weights is None
+            and fixed_abundances is None
+            and phase_names is None
+            and not compositions,
+            "The number of phases cannot be found where entries, compositions or names of phases "
+            "are given; give it.",
         )
         number = count_phases(
             image.counts,
@@ -123,13 +135,35 @@ def fit(
         names is None or len(set(names)) == len(names) == n_phases,
         f"The phase names are {names} for {n_phases} phases; give one distinct name each.",
     )
+    coarse_to_fine = isinstance(solver, CoarseToFine)
+    if constraint is None:
+        constraint = SumToOneShares() if coarse_to_fine else Unconstrained()
+    rows = np.flatnonzero([column.in_composition for column in model.columns])
+    known = None
+    if compositions:
+        known = known_phases(compositions, model, n_phases, names)
+        shape = len(model.columns), n_phases
+        fixed_weights = nan_where_free(fixed_weights, shape)
+        if isinstance(constraint, SumToOneWeights):  # whose W are fractions anyway
+            fixed_weights[np.ix_(rows, known.phases)] = known.fractions
+            known = None
+        else:
+            basis, fixed_weights = known.extended(basis), known.fixed(fixed_weights)
+            start = known.started(start) if isinstance(start, GivenStart) else start
+    if isinstance(constraint, SumToOneShares) and known is None:
+        whole = np.flatnonzero(wholly_fixed(fixed_weights, rows, n_phases))
+        check(
+            len(whole) == 0,
+            f"All elements of phase {whole[0] if len(whole) else 0} are fixed, and with them how "
+            "many counts it makes, which SumToOneShares takes from the image; give its "
+            "composition by compositions=, which leaves the amount free.",
+        )
     if isinstance(solver, CoarseToFine):
         check(
             fixed_abundances is None and start is None,
             "CoarseToFine chooses its own start and cannot hold abundances fixed; give "
             "solver=VariableProjectionNewton() with a start or fixed_abundances.",
         )
-        constraint = SumToOneShares() if constraint is None else constraint
         judged, fine, choices = solver(
             image.counts,
             basis,
@@ -145,10 +179,10 @@ def fit(
         )
     else:
         choices = None
-        constraint = Unconstrained() if constraint is None else constraint
         regulariser = NoRegulariser() if regulariser is None else regulariser
         if start is None:
             start = BinnedStart() if fixed_abundances is None else RandomStart()
+            start = start if fixed_weights is None else MatchedStart(start)
         fine = factorise(
             image.counts,
             basis,
@@ -166,6 +200,8 @@ def fit(
             progress=progress,
         )
         judged = fine
+    if known is not None:
+        fine, judged = known.restored(fine), known.restored(judged)
     if throw and RESULTS.nonfinite in (fine.result, judged.result):
         raise RuntimeError(RESULTS[RESULTS.nonfinite])
     settings = {
@@ -186,13 +222,13 @@ def fit(
     )
     coarse = isinstance(solver, CoarseToFine) and solver.coarse_steps is not None
     ended = ending(fine, judged, "coarse_steps of CoarseToFine" if coarse else "max_steps")
-    unclear = ()
-    if choices is not None:
+    unclear, more = (), of_starts(choices.agreeing_starts, len(choices.starts)) if choices else []
+    if isinstance(fine.problem.constraint, SumToOneAbundances) and n_phases > 1:
         given = judged.problem.fixed_weights
-        known = None if given is None else np.asarray(given.mask)
-        percent = _percent(np.flatnonzero(fine.basis.composition_rows))
-        unclear = ambiguities(fine, percent, known, key=jr.fold_in(key, 2))
-    more = of_starts(choices.agreeing_starts, len(choices.starts)) if choices else []
+        held = None if given is None else np.asarray(given.mask)
+        unclear = ambiguities(fine, _percent(rows), held, key=jr.fold_in(key, 2))
+    elif n_phases > 1:
+        more = [*more, NOT_ASKED]
     return labelled(image, model, fine, judged, ended, names, anchored, settings, unclear, more)
 
 

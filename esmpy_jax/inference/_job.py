@@ -60,6 +60,7 @@ class Job:
     max_steps: int
     ends: float | None
     progress: Callable[[int, int, float], None] | None
+    starts: Sequence[AbstractStart] = ()
 
     @property
     def left(self) -> float | None:

@@ -99,7 +99,7 @@ def labelled(
         *of_inputs(image, model),
         *of_misfit(model, counts_sum, fit_sum.sum(1)),
         *of_phases(names, [e.symbol for e in model.elements], atomic_error, barren),
-        *of_ambiguity(names, [e.symbol for e in model.elements], unclear),
+        *of_ambiguity(names, [e.symbol for e in model.elements], unclear, barren),
         *more,
     ]
     parameters = _parameters(image, model)

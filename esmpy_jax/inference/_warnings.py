@@ -161,35 +161,54 @@ def of_phases(
 
 
 def of_ambiguity(
-    names: Sequence[str], elements: Sequence[str], ambiguities: Sequence[Ambiguity]
+    names: Sequence[str],
+    elements: Sequence[str],
+    ambiguities: Sequence[Ambiguity],
+    barren: Bool[np.ndarray, " phase"],
 ) -> list[str]:
-    """Phases whose composition the counts leave open, with the mixtures that fit as well."""
+    """Phases whose composition the counts leave open, with the mixtures that fit as well.
+
+    Of each the two largest ones. Phases without elements (`barren`) have no composition.
+    """
     out = []
     for a, (name, open_) in enumerate(zip(names, ambiguities, strict=False)):
-        if open_.is_determined:
+        if open_.is_determined or barren[a]:
             continue
         element = elements[open_.changed]
-        inside = [
-            f"up to {100 * t:.0f} % of {names[b]}"
-            for b, t in enumerate(open_.mixed_in)
-            if b != a and t >= 0.05
-        ]
+        inside = [f"up to {100 * t:.0f} % of {b}" for t, b in _largest(open_.mixed_in, names)]
         less = [
-            f"with up to {100 * t:.0f} % of {names[b]} taken away"
-            for b, t in enumerate(open_.taken_away)
-            if b != a and t >= 0.05
+            f"with {'' if t > 1 else f'up to {100 * t:.0f} % of '}{b} taken away"
+            + " from it until an element is gone" * (t > 1)
+            for t, b in _largest(open_.taken_away, names)
         ]
         which = " or ".join(["mixed with " + " and ".join(inside)] * bool(inside) + less)
         absent = [elements[i] for i in open_.lacking]
-        lacks = f" That it has no {_listed(absent)} speaks for it." if len(absent) > 1 else ""
+        lacks = (
+            f" As given it has no {_listed(absent)}; if the sample says so, too, that settles it."
+            if absent
+            else ""
+        )
         where = "nearly fills few pixels" if open_.has_pure_pixels else "never fills a pixel"
         out.append(
             f"The counts cannot tell {name} from mixtures: it {where}, and {which} it fits as "
-            f"well, which changes {element} by up to {open_.change:.0f} at%; the purest "
-            f"composition is given.{lacks} A known composition or an absent element "
-            "(fixed_weights) would settle it."
+            f"well, which changes {element} by up to {open_.change:.0f} at%, and more if several "
+            f"are mixed; the purest composition is given.{lacks} A known composition "
+            "(compositions) or an absent element (fixed_weights) would settle it."
         )
     return out
+
+
+def _largest(shares: Sequence[float], names: Sequence[str], most: int = 2) -> list[tuple]:
+    """The largest shares from 5 % on, with the names of their phases."""
+    found = sorted(zip(shares, names, strict=True), key=lambda x: -x[0])
+    return [(t, name) for t, name in found if t >= 0.05][:most]
+
+
+#: Of a fit of several phases without sums over them.
+NOT_ASKED = (
+    "Which mixtures of the phases fit the counts as well was not asked, as the abundances of this "
+    "fit do not sum to one; the ranges of its compositions hold the errors of counting only."
+)
 
 
 def of_starts(agreeing: int, n_starts: int) -> list[str]:

@@ -215,11 +215,11 @@ def check_phases(
     """Raise `InputError` where counts, G, phases and constraint do not go together."""
     _check_channels(counts, basis)
     most = min(basis.n_columns, counts.n_pixels)
+    limit = "columns of G" if most == basis.n_columns else "pixels or bins"
     check(
         n_phases <= most,
-        f"{n_phases} phases are more than the data can carry: with {basis.n_columns} columns of G "
-        f"and {counts.n_pixels} pixels at most {most} can be told apart; "
-        "ask for fewer.",
+        f"{n_phases} phases are more than the data can carry: no more than its {most} {limit} can "
+        "be told apart; ask for fewer.",
     )
     check(
         not basis.depends_on_phase or basis.matrix.shape[0] == n_phases,

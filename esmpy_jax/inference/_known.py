@@ -1,0 +1,168 @@
+"""Phases of known composition: their elements in given ratios, their amount left free."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from .._arrays import as_floats, on_device
+from .._basis import Basis, Column, ColumnKind
+from .._checks import check
+from .._types import Weights
+from ..atomic import Composition
+from ..model import EDSModel
+from ..solve import Factorisation, Fixed, GivenStart, Problem
+
+#: What `fit` takes for a composition: atoms of each element, a formula, or a `Composition`.
+KnownComposition = Composition | str | Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class KnownPhases:
+    """Known compositions as further columns of G.
+
+    The sum `G f` over the elements of a phase, with its atomic fractions f, becomes a column that
+    this phase alone has, and its own elements are held at zero. So its amount and its continuum are
+    as free as those of any other phase, whatever the gauge of W.
+
+    - `phases`: which ones. `fractions`: atomic fractions of each.
+    - `rows`: of W that are atomic fractions. `n_columns`: of G without the further ones.
+    """
+
+    phases: Int[np.ndarray, " known"]
+    fractions: Float[np.ndarray, "element known"]
+    rows: Int[np.ndarray, " element"]
+    n_columns: int
+
+    def extended(self, basis: Basis | Callable[[Any], Basis]) -> Basis | Callable[[Any], Basis]:
+        """G with the further columns; of a function of W, a function of the longer W."""
+        if isinstance(basis, Basis):
+            return self._extended(basis)
+
+        def follow(weights: Weights | None) -> Basis:
+            return self._extended(basis(None if weights is None else self.plain(weights)))
+
+        return follow
+
+    def _extended(self, basis: Basis) -> Basis:
+        own = basis.matrix[..., self.rows]
+        more = jnp.matmul(own, as_floats(self.fractions), precision="highest")
+        columns = tuple(
+            Column(ColumnKind.CUSTOM, f"known composition of phase {p}") for p in self.phases
+        )
+        return Basis(jnp.concatenate([basis.matrix, more], -1), basis.columns + columns)
+
+    def fixed(
+        self, fixed_weights: Float[np.ndarray, "column phase"]
+    ) -> Float[np.ndarray, "longer phase"]:
+        """Fixed entries of the longer W, NaN where free."""
+        n_phases = fixed_weights.shape[1]
+        held = np.array(fixed_weights, float)
+        held[np.ix_(self.rows, self.phases)] = 0.0
+        more = np.zeros((len(self.phases), n_phases))
+        more[np.arange(len(self.phases)), self.phases] = np.nan
+        return np.concatenate([held, more])
+
+    def plain(self, weights: Float[Array, "longer phase"]) -> Weights:
+        """W of G without the further columns."""
+        more = jnp.matmul(as_floats(self.fractions), weights[self.n_columns :], precision="highest")
+        return weights[: self.n_columns].at[self.rows].add(more)
+
+    def started(self, start: GivenStart) -> GivenStart:
+        """The caller's start with the longer W."""
+        plain = np.array(start.weights, float)
+        check(
+            plain.shape[0] == self.n_columns,
+            f"The start's W has shape {plain.shape}; G asks for {self.n_columns} columns.",
+        )
+        more = np.zeros((len(self.phases), plain.shape[1]))
+        for i, p in enumerate(self.phases):
+            more[i, p] = plain[self.rows, p].sum()
+            plain[self.rows, p] = 0.0
+        return GivenStart(np.concatenate([plain, more]), start.abundances)
+
+    def restored(self, fit: Factorisation) -> Factorisation:
+        """The fit in terms of G without the further columns, whose entries count as fixed."""
+        problem, n = fit.problem, self.n_columns
+        weights = self.plain(fit.weights)
+        mask = np.zeros((n, weights.shape[1]), bool)
+        if problem.fixed_weights is not None:
+            mask = np.array(problem.fixed_weights.mask[:n])
+        mask[np.ix_(self.rows, self.phases)] = True
+        basis = Basis(problem.basis.matrix[..., :n], problem.basis.columns[:n])
+        held = Fixed(on_device(mask), as_floats(np.where(mask, np.asarray(weights), 0.0)))
+        plain = Problem(
+            problem.counts,
+            basis,
+            problem.constraint,
+            problem.regulariser,
+            held,
+            problem.fixed_abundances,
+        )
+        return dataclasses.replace(fit, weights=weights, problem=plain)
+
+
+def known_phases(
+    compositions: Mapping[int | str, KnownComposition],
+    model: EDSModel,
+    n_phases: int,
+    names: Sequence[str] | None,
+) -> KnownPhases:
+    """The known compositions of phases given by number (from 0) or by name.
+
+    Raises `InputError` for a phase or an element that there is not.
+    """
+    rows = np.flatnonzero([column.in_composition for column in model.columns])
+    symbols = [element.symbol for element in model.elements]
+    phases, fractions = [], []
+    for key, amounts in compositions.items():
+        at = key
+        if isinstance(key, str) and names is not None and key in names:
+            at = list(names).index(key)
+        check(
+            isinstance(at, int) and 0 <= at < n_phases,
+            f"A composition is given for the phase {key!r}; give its number, from 0 to "
+            f"{n_phases - 1}, or its name in phase_names.",
+        )
+        if isinstance(amounts, str):
+            composition = Composition.from_formula(amounts)
+        elif isinstance(amounts, Composition):
+            composition = amounts
+        else:
+            composition = Composition.from_atomic(dict(amounts))
+        own = np.zeros(len(symbols))
+        for element, share in zip(composition.elements, composition.atomic_fractions, strict=True):
+            check(
+                element.symbol in symbols,
+                f"The composition of phase {key!r} holds {element.symbol}, which the model has "
+                "not among its elements; add it there.",
+            )
+            own[symbols.index(element.symbol)] = share
+        phases.append(int(at))
+        fractions.append(own)
+    check(len(set(phases)) == len(phases), "A phase has two compositions; give one.")
+    return KnownPhases(np.array(phases), np.stack(fractions, 1), rows, len(model.columns))
+
+
+def nan_where_free(fixed_weights: Any, shape: tuple[int, int]) -> Float[np.ndarray, "column phase"]:
+    """Fixed entries as an array of their own. Raises `InputError` for one of another shape."""
+    if fixed_weights is None:
+        return np.full(shape, np.nan)
+    if isinstance(fixed_weights, Fixed):
+        return np.where(fixed_weights.mask, np.asarray(fixed_weights.values), np.nan)
+    held = np.array(fixed_weights, float)
+    check(held.shape == shape, f"fixed_weights has shape {held.shape}; it must be {shape}.")
+    return held
+
+
+def wholly_fixed(
+    fixed_weights: Any, rows: Int[np.ndarray, " element"], n_phases: int
+) -> Bool[np.ndarray, " phase"]:
+    """Phases all of whose elements are held, some of them above zero."""
+    if fixed_weights is None:
+        return np.zeros(n_phases, bool)
+    own = nan_where_free(fixed_weights, np.shape(fixed_weights))[rows]
+    return np.asarray(~np.isnan(own).any(0) & (np.nan_to_num(own) > 0).any(0))

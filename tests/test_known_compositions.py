@@ -1,0 +1,155 @@
+"""Known compositions: kept exactly, with the amount free, and no worse than knowing nothing."""
+
+import jax
+import jax.random as jr
+import numpy as np
+import pytest
+
+import esmpy_jax as ej
+from esmpy_jax._basis import Basis
+from esmpy_jax.inference._known import known_phases
+from esmpy_jax.inference._matched import MatchedStart
+from esmpy_jax.objective import SumToOneAbundances, as_counts
+from esmpy_jax.simulate import demo_image, demo_model
+from esmpy_jax.solve import Fixed, GivenStart, Problem
+
+
+@pytest.fixture(scope="module")
+def model():
+    return demo_model(thickness=None)
+
+
+@pytest.fixture(scope="module")
+def image(model):
+    return demo_image(jr.key(0), counts_per_pixel=100, shape=(32, 32), model=model)
+
+
+def true_composition(image, model, phase):
+    percent = 100 * np.asarray(image.truth.composition)[:, phase]
+    return {e.symbol: float(x) for e, x in zip(model.elements, percent, strict=True) if x > 0}
+
+
+def test_a_known_composition_is_kept_and_its_phase_found(image, model):
+    """By the default fit, which would put the smallest of the phases last by itself, too."""
+    known = true_composition(image, model, 2)
+    solution = ej.fit(image, model, 3, compositions={1: known})
+    symbols = [e.symbol for e in model.elements]
+    percent = solution.composition.values[:, 1]
+    np.testing.assert_allclose(percent, [known.get(s, 0.0) for s in symbols], atol=1e-3)
+    data = solution.dataset
+    assert (data["composition_stderr"].values[:, 1] < 1e-3).all()
+    spread = data["composition_high"].values[:, 1] - data["composition_low"].values[:, 1]
+    assert (spread < 1e-2).all()
+    assert data.sizes["column"] == len(model.columns)
+    truth = np.asarray(image.truth.abundance).reshape(3, -1)
+    found = solution.abundance.reshape(3, -1)
+    assert np.corrcoef(truth[2], found[1])[0, 1] > 0.95
+
+
+def test_absorption_follows_the_known_composition():
+    """With self-absorption G depends on W: that of the known phase stays what it is."""
+    model = demo_model()
+    image = demo_image(jr.key(1), counts_per_pixel=200, shape=(8, 8), model=model)
+    known = true_composition(image, model, 0)
+    solution = ej.fit(
+        image,
+        model,
+        3,
+        solver=ej.MultiplicativeUpdate(),
+        start=ej.RandomStart(),
+        compositions={0: known},
+        max_steps=40,
+    )
+    own = model.basis(jax.numpy.asarray(solution.dataset["W"].values, float)).matrix[0]
+    np.testing.assert_allclose(solution.dataset["G"].values[0], own, rtol=2e-3, atol=1e-6)
+    percent = solution.composition.values[:, 0]
+    wanted = [known.get(e.symbol, 0.0) for e in model.elements]
+    np.testing.assert_allclose(percent, wanted, atol=1e-3)
+
+
+def test_fractions_are_fractions_where_weights_sum_to_one(image, model):
+    solution = ej.fit(
+        image,
+        model,
+        3,
+        solver=ej.MultiplicativeUpdate(),
+        constraint=ej.SumToOneWeights(),
+        compositions={"oxide": "MgO"},
+        phase_names=["matrix", "oxide", "other"],
+        max_steps=30,
+    )
+    percent = solution.composition.sel(phase="oxide")
+    np.testing.assert_allclose(percent.sel(element=["Mg", "O"]), 50, atol=1e-3)
+
+
+def test_the_longer_weights_mean_the_same(model):
+    """Spectra of the longer W and of the plain one are equal; a start survives both ways."""
+    known = known_phases({1: "MgSiO3", 0: {"O": 1, "Fe": 2}}, model, 3, None)
+    rng = np.random.default_rng(0)
+    weights = rng.random((len(model.columns), 3))
+    free = np.full(weights.shape, np.nan)
+    held = known.fixed(free)
+    longer = np.where(np.isnan(held), rng.random(held.shape), held)
+    basis, plain = model.basis(), known.plain(jax.numpy.asarray(longer, float))
+    np.testing.assert_allclose(
+        known.extended(basis).endmembers(jax.numpy.asarray(longer, float)),
+        basis.endmembers(plain),
+        rtol=1e-4,
+    )
+    for i, p in enumerate(known.phases):
+        shares = np.asarray(plain)[known.rows, p]
+        np.testing.assert_allclose(shares / shares.sum(), known.fractions[:, i], atol=1e-6)
+    again = known.started(GivenStart(plain, None)).weights
+    np.testing.assert_allclose(again, longer, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (1, 2, 0)])
+def test_phases_of_a_start_go_where_they_are_allowed(order):
+    """Three phases of one own column each; the mask says which phase may have which."""
+    matrix = np.eye(3) + 0.01
+    weights = 50.0 * np.eye(3)[:, list(order)]
+    maps = np.full((3, 12), 0.1)
+    maps[np.arange(3), np.arange(3) * 4] = 0.8
+    maps /= maps.sum(0)
+    mask = ~np.eye(3, dtype=bool)
+    problem = Problem(
+        as_counts(np.full((12, 3), 20)),
+        Basis.from_matrix(matrix),
+        SumToOneAbundances(),
+        ej.NoRegulariser(),
+        Fixed(jax.numpy.asarray(mask), jax.numpy.zeros((3, 3))),
+    )
+    start = MatchedStart(GivenStart(weights, maps))
+    found, shares = start(problem, 3, jr.key(0))
+    assert (np.asarray(found).argmax(0) == np.arange(3)).all()
+    assert (np.asarray(found)[mask] == 0).all()
+    np.testing.assert_allclose(shares, maps[np.argsort(order)], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("compositions", "words"),
+    [
+        ({3: "MgO"}, "phase 3; give its number, from 0 to 2"),
+        ({"oxide": "MgO"}, "phase 'oxide'"),
+        ({0: "MgAu"}, "holds Au, which the model has not"),
+        ({0: "MgO", "a": "MgO"}, "two compositions"),
+    ],
+)
+def test_compositions_of_nothing(image, model, compositions, words):
+    with pytest.raises(ej.InputError, match=words):
+        ej.fit(image, model, 3, compositions=compositions, phase_names=["a", "b", "c"])
+
+
+def test_fixing_every_element_would_fix_the_counts(image, model):
+    """Fractions among counts are a scale of their own; the default fit would go astray."""
+    fixed = np.full((len(model.columns), 3), np.nan)
+    rows = [j for j, c in enumerate(model.columns) if c.in_composition]
+    fixed[rows, 1] = 0.0
+    fixed[rows[0], 1] = 1.0
+    with pytest.raises(ej.InputError, match="All elements of phase 1 are fixed"):
+        ej.fit(image, model, 3, fixed_weights=fixed)
+
+
+def test_no_number_of_phases_is_looked_for_where_some_are_known(image, model):
+    with pytest.raises(ej.InputError, match="compositions or names of phases"):
+        ej.fit(image, model, "auto", compositions={0: "MgO"})
