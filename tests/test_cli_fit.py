@@ -83,13 +83,15 @@ def test_csv_holds_the_composition(fitted):
     data = ej.Solution.load(out / "solution.nc").dataset
     with (out / "composition.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    titles = ["at%", "at% stderr", "at% low", "at% high", "wt%", "wt% stderr"]
+    titles = ["at%", "at% stderr", "at% low", "at% high", "wt%", "wt% stderr", "verdict"]
     assert list(rows[0]) == ["phase", "element", *titles]
     assert [(r["phase"], r["element"]) for r in rows] == [
         (p, e) for p in ("A & B", "C", "D") for e in ELEMENTS
     ]
     for row in rows:
         where = {"phase": row["phase"], "element": row["element"]}
+        known = int(data["determined"].sel(phase=row["phase"]))
+        assert row["verdict"] == ("determined" if known else "open")
         for column, name in (
             ("at%", "composition"),
             ("at% stderr", "composition_stderr"),

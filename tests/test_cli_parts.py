@@ -3,17 +3,19 @@
 import io
 import json
 import math
+import types
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
+from rich.console import Console
 
 import esmpy_jax as ej
 from esmpy_jax.cli import _options, _output, _terminal
 from esmpy_jax.cli._fit import _fit_options, renamed
 from esmpy_jax.cli._model import read_detector, with_sources
-from esmpy_jax.cli._results import as_sentence, uncertain
+from esmpy_jax.cli._results import as_sentence, print_composition, uncertain
 
 
 @pytest.mark.parametrize(
@@ -197,3 +199,29 @@ def test_notes_follow_the_names():
         "The counts hardly determine the composition of grain (a): the standard error is 30 at%.",
         "A phase 20 there is not, and a subphase 1 neither.",
     )
+
+
+def test_open_phases_are_marked_where_the_numbers_are():
+    """In the terminal's table; nothing is marked where nothing was asked."""
+    percent = np.array([[60.0, 30.0], [40.0, 70.0]])
+    data = xr.Dataset(
+        {
+            "composition": (("element", "phase"), percent),
+            "composition_stderr": (("element", "phase"), 0 * percent + 1),
+            "H": (("phase", "y", "x"), np.ones((2, 1, 1))),
+            "abundance": (("phase", "y", "x"), np.full((2, 1, 1), 0.5), {"share_of": "atoms"}),
+        },
+        {"element": ["O", "Mg"], "phase": ["matrix", "grain"]},
+    )
+
+    def table(dataset):
+        out = io.StringIO()
+        print_composition(
+            types.SimpleNamespace(dataset=dataset), Console(file=out, width=200, highlight=False)
+        )
+        return out.getvalue()
+
+    assert "open" not in table(data)
+    marked = table(data.assign(determined=("phase", [1, 0])))
+    assert "grain (open)" in marked
+    assert "matrix (open)" not in marked

@@ -22,6 +22,7 @@ from ._results import (
     phase_shares,
     share_of,
     uncertain,
+    verdicts,
 )
 from ._truth import headings
 
@@ -168,8 +169,8 @@ def _composition(solution: Solution) -> str:
     names, shares = phase_names(solution), phase_shares(solution)
     head = "".join(
         f'<th colspan="2" class="gap"><span class="square" style="--c:{_colour(a)}"></span>'
-        f"<b>{_text(name)}</b></th>"
-        for a, name in enumerate(names)
+        f"<b>{_text(name)}</b>{' (open)' if verdict == 'open' else ''}</th>"
+        for a, (name, verdict) in enumerate(zip(names, verdicts(solution), strict=True))
     )
     second = '<th class="gap">at%</th><th>wt%</th>' * len(names)
     kinds = [

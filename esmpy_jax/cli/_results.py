@@ -56,6 +56,14 @@ def phase_names(solution: Solution) -> list[str]:
     return [str(name) for name in solution.dataset["phase"].values]
 
 
+def verdicts(solution: Solution) -> list[str]:
+    """Of each phase whether its composition is "determined" or "open"; "" where nothing asked."""
+    data = solution.dataset
+    if "determined" not in data:
+        return [""] * data.sizes["phase"]
+    return ["determined" if known else "open" for known in data["determined"].values]
+
+
 def formula(solution: Solution, phase: int, most: int = 4) -> str:
     """ "O 43.7, Mg 23.8, Si 22.8 at%": what a phase mostly consists of."""
     percent = solution.composition.values[:, phase]
@@ -89,10 +97,13 @@ def write_composition(solution: Solution, path: pathlib.Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         titles = ("at%", "at% stderr", "at% low", "at% high", "wt%", "wt% stderr")
-        writer.writerow(["phase", "element", *titles])
-        for a, phase in enumerate(phase_names(solution)):
+        writer.writerow(["phase", "element", *titles, "verdict"])
+        for a, (phase, verdict) in enumerate(
+            zip(phase_names(solution), verdicts(solution), strict=True)
+        ):
             for e, element in enumerate(data["element"].values):
-                writer.writerow([phase, element, *(_number(t[a, e]) for t in tables)])
+                numbers = (_number(t[a, e]) for t in tables)
+                writer.writerow([phase, element, *numbers, verdict])
 
 
 def _number(value: float) -> str:
@@ -110,8 +121,11 @@ def print_composition(
     errors = data[f"{quantity}_stderr"].transpose("element", "phase").values
     grid = table()
     grid.add_column(f"\n{unit}")
-    for name, share in zip(phase_names(solution), phase_shares(solution), strict=True):
-        header = f"{name}\n{share:.1f} % of the {share_of(solution)}"
+    for name, share, verdict in zip(
+        phase_names(solution), phase_shares(solution), verdicts(solution), strict=True
+    ):
+        mark = " (open)" if verdict == "open" else ""
+        header = f"{name}{mark}\n{share:.1f} % of the {share_of(solution)}"
         grid.add_column(header, justify="right", no_wrap=True)
     for e, element in enumerate(data["element"].values):
         cells = [uncertain(v, s) for v, s in zip(values[e], errors[e], strict=True)]

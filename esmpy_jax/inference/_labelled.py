@@ -142,6 +142,7 @@ def labelled(
             "steps": ("check", fine.nll_steps),
         }
         | ({} if fine is judged else coarse_trace)
+        | ({"determined": ("phase", [int(u.is_determined) for u in unclear])} if unclear else {})
         | of_number,
         {
             "energy": ("energy", np.asarray(model.energy_axis.centres, float), {"units": "keV"}),
