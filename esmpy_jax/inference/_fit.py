@@ -139,10 +139,9 @@ def fit(
     if constraint is None:
         constraint = SumToOneShares() if coarse_to_fine else Unconstrained()
     rows = np.flatnonzero([column.in_composition for column in model.columns])
-    known = None
+    shape, known = (len(model.columns), n_phases), None
     if compositions:
         known = known_phases(compositions, model, n_phases, names)
-        shape = len(model.columns), n_phases
         fixed_weights = nan_where_free(fixed_weights, shape)
         if isinstance(constraint, SumToOneWeights):  # whose W are fractions anyway
             fixed_weights[np.ix_(rows, known.phases)] = known.fractions
@@ -151,7 +150,7 @@ def fit(
             basis, fixed_weights = known.extended(basis), known.fixed(fixed_weights)
             start = known.started(start) if isinstance(start, GivenStart) else start
     if isinstance(constraint, SumToOneShares) and known is None:
-        whole = np.flatnonzero(wholly_fixed(fixed_weights, rows, n_phases))
+        whole = np.flatnonzero(wholly_fixed(fixed_weights, rows, shape))
         check(
             len(whole) == 0,
             f"All elements of phase {whole[0] if len(whole) else 0} are fixed, and with them how "

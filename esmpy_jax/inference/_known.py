@@ -159,10 +159,8 @@ def nan_where_free(fixed_weights: Any, shape: tuple[int, int]) -> Float[np.ndarr
 
 
 def wholly_fixed(
-    fixed_weights: Any, rows: Int[np.ndarray, " element"], n_phases: int
+    fixed_weights: Any, rows: Int[np.ndarray, " element"], shape: tuple[int, int]
 ) -> Bool[np.ndarray, " phase"]:
     """Phases all of whose elements are held, some of them above zero."""
-    if fixed_weights is None:
-        return np.zeros(n_phases, bool)
-    own = nan_where_free(fixed_weights, np.shape(fixed_weights))[rows]
+    own = nan_where_free(fixed_weights, shape)[rows]
     return np.asarray(~np.isnan(own).any(0) & (np.nan_to_num(own) > 0).any(0))
