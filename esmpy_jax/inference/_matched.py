@@ -4,7 +4,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from .._arrays import as_floats
 from ..solve import AbstractStart, GivenStart
@@ -24,6 +23,8 @@ class MatchedStart(AbstractStart):
     start: AbstractStart
 
     def __call__(self, problem, n_phases, key):
+        from scipy.optimize import linear_sum_assignment
+
         fixed = problem.fixed_weights
         if fixed is None:
             return self.start(problem, n_phases, key)
