@@ -1,5 +1,7 @@
 """Known compositions: kept exactly, with the amount free, and no worse than knowing nothing."""
 
+import json
+
 import jax
 import jax.random as jr
 import numpy as np
@@ -41,6 +43,8 @@ def test_a_known_composition_is_kept_and_its_phase_found(image, model):
     spread = data["composition_high"].values[:, 1] - data["composition_low"].values[:, 1]
     assert (spread < 1e-2).all()
     assert data.sizes["column"] == len(model.columns)
+    (stored,) = json.loads(data.attrs["settings"])["compositions"].values()
+    assert stored == pytest.approx({s: x / sum(known.values()) for s, x in known.items()})
     truth = np.asarray(image.truth.abundance).reshape(3, -1)
     found = solution.abundance.reshape(3, -1)
     assert np.corrcoef(truth[2], found[1])[0, 1] > 0.95

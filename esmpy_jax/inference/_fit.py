@@ -139,9 +139,10 @@ def fit(
     if constraint is None:
         constraint = SumToOneShares() if coarse_to_fine else Unconstrained()
     rows = np.flatnonzero([column.in_composition for column in model.columns])
-    shape, known = (len(model.columns), n_phases), None
+    shape, known, given_compositions = (len(model.columns), n_phases), None, {}
     if compositions:
         known = known_phases(compositions, model, n_phases, names)
+        given_compositions = known.record(model)
         fixed_weights = nan_where_free(fixed_weights, shape)
         if isinstance(constraint, SumToOneWeights):  # whose W are fractions anyway
             fixed_weights[np.ix_(rows, known.phases)] = known.fractions
@@ -210,6 +211,7 @@ def fit(
         "start": repr(start),
         "constraint": type(constraint).__name__,
         "regulariser": _words(fine.problem.regulariser),
+        "compositions": given_compositions,
         "phase_number": None if number is None else dataclasses.asdict(number),
         "choices": None if choices is None else dataclasses.asdict(choices),
         "max_steps": max_steps,

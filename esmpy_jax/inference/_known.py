@@ -37,6 +37,14 @@ class KnownPhases:
     rows: Int[np.ndarray, " element"]
     n_columns: int
 
+    def record(self, model: EDSModel) -> dict[int, dict[str, float]]:
+        """Atomic fractions by phase and element, as plain values for storage."""
+        symbols = [element.symbol for element in model.elements]
+        return {
+            int(p): {s: float(x) for s, x in zip(symbols, own, strict=True) if x > 0}
+            for p, own in zip(self.phases, self.fractions.T, strict=True)
+        }
+
     def extended(self, basis: Basis | Callable[[Any], Basis]) -> Basis | Callable[[Any], Basis]:
         """G with the further columns; of a function of W, a function of the longer W."""
         if isinstance(basis, Basis):
