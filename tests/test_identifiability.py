@@ -233,8 +233,7 @@ def test_many_counts_lose_nothing():
     assert -1e-3 < low <= 0 <= high < 1e-3
 
 
-@pytest.mark.parametrize("storage", ["dense", "sparse"])
-@pytest.mark.parametrize("exposed", [False, True])
+@pytest.mark.parametrize(("storage", "exposed"), [("dense", False), ("sparse", True)])
 def test_noise_that_orders_pure_pixels_leaves_nothing_open(storage, exposed):
     """Two phases side by side, pure, at 20 counts per pixel, evenly exposed or not.
 
