@@ -238,7 +238,7 @@ def test_noise_that_orders_pure_pixels_leaves_nothing_open(storage, exposed):
     """Two phases side by side, pure, at 20 counts per pixel, evenly exposed or not.
 
     By the maps of the same counts the purest tenth of the second would look purer than pure, and
-    the range begin at -0.17.
+    the range begin far below zero.
     """
     maps = np.repeat([[1.0, 0.0], [0.0, 1.0]], 4096, axis=1)
     for seed in range(3):

@@ -130,6 +130,22 @@ def test_phases_of_a_start_go_where_they_are_allowed(order):
     np.testing.assert_allclose(shares, maps[np.argsort(order)], atol=1e-6)
 
 
+def test_a_phase_that_starts_empty_takes_the_place_that_is_left():
+    mask = ~np.eye(2, dtype=bool)
+    problem = Problem(
+        as_counts(np.full((4, 2), 20)),
+        Basis.from_matrix(np.eye(2) + 0.01),
+        SumToOneAbundances(),
+        ej.NoRegulariser(),
+        Fixed(jax.numpy.asarray(mask), jax.numpy.zeros((2, 2))),
+    )
+    start = MatchedStart(GivenStart(np.array([[0.0, 0.0], [30.0, 0.0]]), np.full((2, 4), 0.5)))
+    found, shares = start(problem, 2, jr.key(0))
+    assert np.isfinite(found).all()
+    assert np.isfinite(shares).all()
+    assert found[1, 1] > found[0, 1]
+
+
 @pytest.mark.parametrize(
     ("compositions", "words"),
     [

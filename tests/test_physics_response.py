@@ -90,6 +90,7 @@ def test_without_parts_lines_are_gaussian(precision):
 
 
 def test_a_short_tail_is_the_peak(precision):
+    """Within the shift of its mean: by a thirtieth of sigma at most, 0.6 of that of the peak."""
     axis, sigma = EnergyAxis(*WIDE), jnp.array([0.04])
     distance = edge_distances(axis, jnp.array([2.5]))
     peak = line_profiles(axis, jnp.array([2.5]), 2.354820045 * sigma)
@@ -316,6 +317,7 @@ def test_the_table_of_parameters_names_the_parts():
         (lambda: PileUp(1.0, [1, 2]), "piled-up"),
         (lambda: PileUp(0.1, [1, -2]), "negative"),
         (lambda: PileUp(0.1, [0, 0]), "no counts"),
+        (lambda: PileUp(0.1, [1, 2])(jnp.ones((3, 1)), EnergyAxis(0, 0.1, 3)), "2 channels"),
     ],
 )
 def test_impossible_responses(make, words):

@@ -182,7 +182,8 @@ def fit(
         regulariser = NoRegulariser() if regulariser is None else regulariser
         if start is None:
             start = BinnedStart() if fixed_abundances is None else RandomStart()
-            start = start if fixed_weights is None else MatchedStart(start)
+        if fixed_weights is not None and not isinstance(start, GivenStart):
+            start = MatchedStart(start)
         fine = factorise(
             image.counts,
             basis,
@@ -202,7 +203,8 @@ def fit(
         judged = fine
     if known is not None:
         fine, judged = known.restored(fine), known.restored(judged)
-    if throw and RESULTS.nonfinite in (fine.result, judged.result):
+    broken = RESULTS.nonfinite in (fine.result, judged.result)
+    if throw and broken:
         raise RuntimeError(RESULTS[RESULTS.nonfinite])
     settings = {
         "seconds": time.perf_counter() - began,
@@ -224,11 +226,12 @@ def fit(
     coarse = isinstance(solver, CoarseToFine) and solver.coarse_steps is not None
     ended = ending(fine, judged, "coarse_steps of CoarseToFine" if coarse else "max_steps")
     unclear, more = (), of_starts(choices.agreeing_starts, len(choices.starts)) if choices else []
-    if isinstance(fine.problem.constraint, SumToOneAbundances) and n_phases > 1:
+    summed = isinstance(fine.problem.constraint, SumToOneAbundances)
+    if summed and n_phases > 1 and not broken:
         given = judged.problem.fixed_weights
         held = None if given is None else np.asarray(given.mask)
         unclear = ambiguities(fine, _percent(rows), held, key=jr.fold_in(key, 2))
-    elif n_phases > 1:
+    elif n_phases > 1 and not summed:
         more = [*more, NOT_ASKED]
     return labelled(image, model, fine, judged, ended, names, anchored, settings, unclear, more)
 

@@ -42,12 +42,13 @@ def _fits(basis, spectra, allowed):
     """W of each spectrum in each place (place, phase, column), and the deviance in nats."""
 
     def one(matrix, columns, spectrum):
-        counts = spectrum / spectrum.sum()
+        total = spectrum.sum()  # nothing at all for a phase that starts empty
+        counts = jnp.where(total > 0, spectrum / jnp.where(total > 0, total, 1.0), 0.0)
         own = matrix * columns[None, :]
         weights = mean_weights(own, counts, _STEPS) * columns
         model = jnp.maximum(jnp.matmul(own, weights, precision="highest"), 1e-12)
         logs = jnp.where(counts > 0, counts * jnp.log(jnp.maximum(counts, 1e-30) / model), 0.0)
-        return weights * spectrum.sum(), (logs - counts + model).sum()
+        return weights * total, (logs - counts + model).sum()
 
     of_phases = jax.vmap(one, in_axes=(None, None, 1))
     axes = (0 if basis.depends_on_phase else None, 1, None)

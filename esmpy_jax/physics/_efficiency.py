@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from .._checks import InputError, check
 from .._types import Scalar
 from ._frozen import Frozen
-from ._layers import Layer
+from ._layers import Layer, silicon
 from ._scalars import Curve, Number, as_scalar
 
 
@@ -196,10 +196,6 @@ class MeasuredEfficiency(AbstractEfficiency):
 _MM = 1e6  # nm
 
 
-def _silicon(millimetres: float) -> Layer:
-    return Layer.of("Si", 2.33, millimetres * _MM, photoelectric=True)
-
-
 def detector_window(name: str) -> LayeredEfficiency:
     """The efficiency of a typical silicon drift detector behind one of these windows:
 
@@ -216,7 +212,7 @@ def detector_window(name: str) -> LayeredEfficiency:
     """
     match name.strip().lower():
         case "windowless":
-            return LayeredEfficiency((), _silicon(0.45))
+            return LayeredEfficiency((), silicon(0.45 * _MM))
         case "ap3.3":
             windows = (
                 Layer.of("Al", 2.70, 40),
@@ -225,13 +221,13 @@ def detector_window(name: str) -> LayeredEfficiency:
                 Layer.of("Si", 2.33, 30),
             )
             bars = Layer.of("Si", 2.33, 0.380 * _MM)
-            return LayeredEfficiency(windows, _silicon(0.37), open_area=0.77, support=bars)
+            return LayeredEfficiency(windows, silicon(0.37 * _MM), open_area=0.77, support=bars)
         case "be":
-            return LayeredEfficiency((Layer.of("Be", 1.85, 8e3),), _silicon(0.45))
+            return LayeredEfficiency((Layer.of("Be", 1.85, 8e3),), silicon(0.45 * _MM))
         case "si3n4":
             windows = (Layer.of("Al", 2.70, 30), Layer.of("Si3N4", 3.44, 40))
             bars = Layer.of("Si", 2.33, 15e3)
-            return LayeredEfficiency(windows, _silicon(0.45), open_area=0.80, support=bars)
+            return LayeredEfficiency(windows, silicon(0.45 * _MM), open_area=0.80, support=bars)
     raise InputError(
         f"There is no detector window called {name!r}; choose windowless, ap3.3, be or si3n4."
     )

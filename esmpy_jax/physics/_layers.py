@@ -100,3 +100,8 @@ class Layer(eqx.Module):
     def description(self) -> str:
         """Thickness and material, as "50 nm Si3N4"."""
         return f"{_length(float(self.thickness))} {self.material}"
+
+
+def silicon(thickness: Number) -> Layer:
+    """Silicon of a crystal, `thickness` nm deep, that counts what it absorbs."""
+    return Layer.of("Si", 2.33, thickness, photoelectric=True)

@@ -15,13 +15,12 @@ from .._types import Scalar
 from ..atomic import AttenuationTable
 from ._acquisition import EnergyAxis
 from ._frozen import Frozen
-from ._layers import Layer
-from ._profiles import edge_distances, shares_between
+from ._layers import Layer, silicon
+from ._profiles import edge_distances, line_profiles, shares_between
 from ._resolution import Resolution
 from ._scalars import Curve, Number, as_scalar
 
 _SILICON, _K_SHELL = 14, xraylib.K_SHELL
-_SILICON_DENSITY = 2.33  # g/cm³
 _SIGMA_PER_FWHM = 1 / np.sqrt(8 * np.log(2))
 
 #: A tail that decays within a thirtieth of sigma is the peak itself, to all digits of float32.
@@ -63,10 +62,7 @@ class IncompleteCharge(eqx.Module):
             f"The relative loss of the tail is {relative_loss:g}; give a share of the charge above "
             "0 and up to 1, such as 0.03.",
         )
-        self.tail, self.shelf = (
-            Layer.of("Si", _SILICON_DENSITY, depth, photoelectric=True)
-            for depth in (tail_depth, shelf_depth)
-        )
+        self.tail, self.shelf = silicon(tail_depth), silicon(shelf_depth)
         self.relative_loss = as_scalar(relative_loss)
 
     def shares(
@@ -157,9 +153,15 @@ class PileUp(eqx.Module):
     ) -> Float[Array, "channel column"]:
         """Columns of G with their part in the sum peaks.
 
-        Photons below the first channel are not known, so neither are sums with them.
+        Photons below the first channel are not known, so neither are sums with them. Raises
+        `InputError` when the measured spectrum has another number of channels.
         """
         n = len(matrix)
+        check(
+            len(self.spectrum.value) == n,
+            f"The spectrum of the pile-up has {len(self.spectrum.value)} channels and the energy "
+            f"axis {n}; give the summed spectrum of the same image.",
+        )
         spectrum = jnp.asarray(self.spectrum.value, matrix.dtype)
         size = 2 * n
         transformed = jnp.fft.rfft(matrix, size, axis=0) * jnp.fft.rfft(spectrum, size)[:, None]
@@ -242,7 +244,7 @@ class Response(eqx.Module):
         share = self.escape.share(energy)
         # below the edge nothing escapes, and what is left may be no energy at all
         left = jnp.where(share > 0, energy - self.escape.lost_energy, energy)
-        rest = _peak(edge_distances(axis, left), _sigma(resolution, left))
+        rest = line_profiles(axis, left, resolution.fwhm(left))
         return (1 - share)[None, :] * full + share[None, :] * rest
 
     def _deposited(self, axis, energy, resolution):
