@@ -47,7 +47,7 @@ def test_tail_and_shelf_are_the_broadened_shapes(x64, energy, decay):
     line = jnp.array([energy])
     distance = edge_distances(axis, line)
     tail = tail_shares(distance, jnp.array([sigma]), jnp.array([decay]))[:, 0]
-    shelf = shelf_shares(distance, jnp.array([sigma]), line, axis.edges)[:, 0]
+    shelf = shelf_shares(distance, jnp.array([sigma]), line, axis.edges[:, None])[:, 0]
 
     def exponential(x):
         most = 40 * decay

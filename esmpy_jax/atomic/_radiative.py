@@ -55,6 +55,11 @@ def tabulated(function: Callable[[int, int], float], atomic_number: int, code: i
         return 0.0
 
 
+# K-M of magnesium, from the valence band: energy in keV and share of the K photons.
+_MAGNESIUM, _MG_K_M = 12, (1.3022, 0.02)
+_MG_TO_VALENCE = _Transition("K", "M1", xraylib.KM1_LINE)
+
+
 class RadiativeTransition(NamedTuple):
     """One way to fill the vacancy `inner` with an electron of `outer`.
 
@@ -131,6 +136,8 @@ def _energy(atomic_number: int, transition: _Transition) -> float:
     levels, bound by less than about 10 eV, so that the inner edge is the energy. The exception is
     M2-P4 of Np and heavier, a line that xraylib gives nearly all of the M2 rate: a slip.
     """
+    if (atomic_number, transition) == (_MAGNESIUM, _MG_TO_VALENCE):
+        return _MG_K_M[0]
     if energy := tabulated(xraylib.LineEnergy, atomic_number, transition.code):
         return energy
     if transition.outer[0] in "LM" or (transition.inner, transition.outer) == ("M2", "P4"):
@@ -141,6 +148,9 @@ def _energy(atomic_number: int, transition: _Transition) -> float:
 @functools.lru_cache(maxsize=128)
 def _radiative_transitions(atomic_number: int) -> tuple[RadiativeTransition, ...]:
     rates = _rates(atomic_number)
+    if atomic_number == _MAGNESIUM:
+        rates = {t: rate * (1 - _MG_K_M[1]) for t, rate in rates.items()}
+        rates[_MG_TO_VALENCE] = _MG_K_M[1]
     if atomic_number in _NO_4F_RATES:
         rates = _with_4f_rates(rates, atomic_number)
     energies = {t: energy for t in rates if (energy := _energy(atomic_number, t)) > 0}

@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from .._basis import Basis
-from .._types import Abundances, Weights
+from .._types import Abundances, Endmembers, Weights
 from ..objective import SumToOneAbundances, SumToOneWeights, exposure_or_one
 from ..solve import Fixed, Problem
 
@@ -130,9 +130,9 @@ def information(
     unit = (np.asarray(problem.basis.column_sums, np.float64) * each).sum(0)
     unit = np.where(unit == 0, 1.0, unit)
     on_plane = isinstance(problem.constraint, SumToOneAbundances)
-    own, lost, bounded = _blocks(
-        problem.basis,
-        jnp.asarray(each / unit[None, :], weights.dtype),
+    own, lost, bounded = blocks(
+        problem.basis.matrix,
+        problem.basis.endmembers(jnp.asarray(each / unit[None, :], weights.dtype)),
         jnp.asarray(np.asarray(abundances, np.float64) * unit[:, None], weights.dtype),
         exposure_or_one(problem.counts),
         h_free,
@@ -252,39 +252,47 @@ def _inverse(matrix: np.ndarray) -> np.ndarray:
 
 
 def pixel_blocks(
-    basis: Basis,
-    weights: Weights,
+    matrix: Float[Array, "*phase channel column"],
+    endmembers: Endmembers,
     abundances: Float[Array, "phase tile"],
     exposure: Float[Array, "one tile"],
 ) -> tuple[Float[Array, "tile entry phase"], Float[Array, "tile phase phase"]]:
-    """(C_p, A_p) of a tile of pixels."""
-    endmembers = basis.endmembers(weights)
+    """(C_p, A_p) of a tile of pixels; `matrix` holds the changes of D by each column of W."""
     n_phases = endmembers.shape[1]
     ratio = _ratio(endmembers, abundances, exposure)
     pairs = endmembers[:, :, None] * endmembers[:, None, :]
     inner = jnp.einsum("cab,cp->pab", pairs, ratio, precision="highest")
-    if basis.depends_on_phase:
-        products = jnp.einsum("bcj,ca->cjba", basis.matrix, endmembers, precision="highest")
+    if matrix.ndim == 3:
+        products = jnp.einsum("bcj,ca->cjba", matrix, endmembers, precision="highest")
         cross = jnp.einsum("cjba,cp->pjba", products, ratio, precision="highest")
     else:
-        products = basis.matrix[:, :, None] * endmembers[:, None, :]
+        products = matrix[:, :, None] * endmembers[:, None, :]
         cross = jnp.einsum("cja,cp->pja", products, ratio, precision="highest")[:, :, None, :]
     cross = cross * abundances.T[:, None, :, None]
     return cross.reshape(len(cross), -1, n_phases), inner
 
 
 @eqx.filter_jit
-def _blocks(basis, weights, abundances, exposure, free, plane):
-    """I_WW and what of it is lost to the unknown H."""
-    endmembers = basis.endmembers(weights)
-    n_columns, n_phases = weights.shape
-    size = n_columns * n_phases
+def blocks(
+    matrix: Float[Array, "*phase channel column"],
+    endmembers: Endmembers,
+    abundances: Abundances,
+    exposure: Float[Array, "one pixel"],
+    free: Bool[Array, "phase pixel"],
+    plane: Float[Array, " phase"] | None,
+) -> tuple[Float[Array, "entry entry"], Float[Array, "entry entry"], Float[Array, "entry entry"]]:
+    """I_WW, what of it is lost to the unknown H, and what is lost with H kept in its bounds.
+
+    `matrix` holds the changes of D by each column of W, which is G where G does not follow W.
+    """
+    n_phases = endmembers.shape[1]
+    size = matrix.shape[-1] * n_phases
 
     def add(total, tile):
         h, e, f = tile
         ratio = _ratio(endmembers, h, e)
         second = jnp.einsum("cp,ap,bp->cab", ratio, h, h, precision="highest")
-        cross, inner = pixel_blocks(basis, weights, h, e)
+        cross, inner = pixel_blocks(matrix, endmembers, h, e)
         most = jnp.einsum("paa->pa", inner)
         bounds = jnp.where(h.T**2 * most > 1, 1 / jnp.where(h > 0, h, 1.0).T ** 2, most)
         bounds = jnp.where(f.T, bounds, 0.0)[:, :, None] * jnp.eye(n_phases, dtype=h.dtype)[None]
@@ -292,11 +300,11 @@ def _blocks(basis, weights, abundances, exposure, free, plane):
             jnp.einsum(
                 "pia,pab,pjb->ij",
                 cross,
-                free_inverse(blocks, f.T, plane),
+                free_inverse(each, f.T, plane),
                 cross,
                 precision="highest",
             )
-            for blocks in (inner, inner + bounds)
+            for each in (inner, inner + bounds)
         )
         return (total[0] + second, *(t + x for t, x in zip(total[1:], losses, strict=True))), None
 
@@ -307,12 +315,8 @@ def _blocks(basis, weights, abundances, exposure, free, plane):
     )
     tiles = tuple(cut(x, v) for x, v in ((abundances, 0), (exposure, 0), (free, False)))
     (second, lost, bounded), _ = jax.lax.scan(add, start, tiles)
-    if basis.depends_on_phase:
-        own = jnp.einsum(
-            "acj,bcl,cab->jalb", basis.matrix, basis.matrix, second, precision="highest"
-        )
-    else:
-        own = jnp.einsum("cj,cl,cab->jalb", basis.matrix, basis.matrix, second, precision="highest")
+    equation = "acj,bcl,cab->jalb" if matrix.ndim == 3 else "cj,cl,cab->jalb"
+    own = jnp.einsum(equation, matrix, matrix, second, precision="highest")
     return own.reshape(size, size), lost, bounded
 
 

@@ -93,7 +93,7 @@ def _pixels(basis, weights, abundances, exposure, free, known, covariance, selec
 
     def tile(args):
         h, e, f, k = args
-        cross, inner = pixel_blocks(basis, weights, h, e)
+        cross, inner = pixel_blocks(basis.matrix, basis.endmembers(weights), h, e)
         inverse = free_inverse(inner, f.T, plane)
         amount = jnp.matmul(content, h, precision="highest")
         total = amount.sum(0)

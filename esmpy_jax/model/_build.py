@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -36,7 +37,7 @@ from ._parameters import Source, resolve
 _CM_PER_NM = 1e-7
 _LOWEST_ENERGY = 0.1  # keV, where the tables begin
 _MARGIN = 0.3  # keV: how far a line outside the energy axis may reach in; over 3 sigma at 20 keV
-_REACH = 0.5  # keV: how far the continuum is broadened; 6 sigma at 20 keV
+_REACH = 0.5, 9.0  # keV, and standard deviations of the widest line: how far a line is spread
 
 Elements = str | Iterable[str | int | Element]
 
@@ -44,8 +45,8 @@ Elements = str | Iterable[str | int | Element]
 class ModelTables(NamedTuple):
     """The constants of a model: no parameter, so out of sight of every transformation.
 
-    `reach`: channels over which the continuum is broadened, where it is; a power of two, so that
-    models of nearly the same gain have the same one.
+    `reach`: channels to either side over which lines, and the continuum where it is broadened at
+    all, are spread; a power of two, so that models of nearly the same gain have the same one.
     """
 
     lines: EmissionLines
@@ -159,7 +160,7 @@ def model_fields(
         attenuation,
         line_attenuation,
         _custom_columns(custom, energy_axis.size),
-        0 if detector.response is None else 2 ** max(math.ceil(math.log2(_REACH / gain)), 0),
+        _reach(detector.resolution, assigned.lines.energy, gain),
         np.array([element.atomic_weight for element in sample]),
         _reference(sample, reference_composition),
     )
@@ -169,6 +170,7 @@ def model_fields(
         bremsstrahlung=continuum,
         mass_thickness=None if mass_thickness is None else as_floats(mass_thickness),
         take_off_angle=None if angle is None else as_floats(angle),
+        line_corrections=None,
         beam_energy=beam,
         elements=sample,
         columns=all_columns,
@@ -176,6 +178,13 @@ def model_fields(
         tables=Frozen(tables),
         sources=tuple(sources.items()),
     )
+
+
+def _reach(resolution: Resolution, energies: np.ndarray, gain: float) -> int:
+    widest = float(jnp.max(resolution.fwhm(jnp.asarray(energies, float)), initial=0.0))
+    least, deviations = _REACH
+    reach = max(least, deviations * widest / math.sqrt(8 * math.log(2)))
+    return 2 ** max(math.ceil(math.log2(reach / gain)), 0)
 
 
 def _check_roles(

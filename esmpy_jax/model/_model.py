@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -10,8 +12,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from .._basis import Basis, Column, ColumnKind
-from .._checks import InputError
-from .._types import Scalar, Weights
+from .._checks import InputError, check
+from .._types import Endmembers, Scalar, Weights
 from ..atomic import Composition, Element, EmissionLines
 from ..physics import (
     AbstractBremsstrahlung,
@@ -21,12 +23,13 @@ from ..physics import (
     EnergyAxis,
     Frozen,
     Number,
-    Response,
     absorption_depth,
     absorption_factor,
-    line_profiles,
 )
+from ..physics._profiles import LineShapes, gaussian_window
+from ._adjustable import adjustables, efficiency_names
 from ._build import Elements, ModelTables, model_fields
+from ._line_data import LineCorrections, LineGroup
 from ._parameters import Parameter, image_sources
 
 _BARN = 1e-24  # cm²
@@ -83,6 +86,7 @@ class EDSModel(eqx.Module):
     bremsstrahlung: AbstractBremsstrahlung
     mass_thickness: Scalar | None
     take_off_angle: Scalar | None
+    line_corrections: LineCorrections | None
     beam_energy: float = eqx.field(static=True)
     elements: tuple[Element, ...] = eqx.field(static=True)
     columns: tuple[Column, ...] = eqx.field(static=True)
@@ -189,6 +193,28 @@ class EDSModel(eqx.Module):
         """Whether G depends on each phase's composition: with self-absorption it does."""
         return self.mass_thickness is not None
 
+    def with_line_groups(self, *groups: str) -> "EDSModel":
+        """The model with corrections of further groups of lines, such as "Mg K-M" or "Hf M".
+
+        Raises `InputError` for a group without a line in the model.
+        """
+        found = [LineGroup.parse(text) for text in groups]
+        for group in found:
+            own = self.lines.select(self.lines.atomic_number == group.element.atomic_number)
+            known = ", ".join(own.name[:6]) or "none"
+            check(
+                bool(group.members(self.lines).any()),
+                f"The model has no line {group.label}; of {group.element.symbol} it has {known}.",
+            )
+        if not found:
+            return self
+        corrections = self.line_corrections or LineCorrections.of()
+        return dataclasses.replace(self, line_corrections=corrections.extended(found))
+
+    def with_sources(self, sources: Mapping[str, str]) -> "EDSModel":
+        """The model with another account of where some of its parameters come from."""
+        return dataclasses.replace(self, sources=tuple((dict(self.sources) | sources).items()))
+
     def lines_in_range(self) -> EmissionLines:
         """The lines whose energy lies on the energy axis, for labels."""
         edges = np.asarray(self.energy_axis.edges)
@@ -216,57 +242,97 @@ class EDSModel(eqx.Module):
         `weights` it is that of the reference composition, (channel, column). Compiled once for
         all models that differ in their parameters alone.
         """
-        tables, detector = self.tables.value, self.detector
-        energy = jnp.asarray(tables.lines.energy, float)
-        if detector.response is None:
-            fwhm = detector.resolution.fwhm(energy)
-            profiles = line_profiles(self.energy_axis, energy, fwhm)
+        if weights is None or not self.depends_on_phase:
+            fractions = self.tables.value.reference_composition * self.atomic_weights
+            fractions = jnp.asarray(fractions / fractions.sum(), float)[:, None]
         else:
-            profiles = detector.response.lines(self.energy_axis, energy, detector.resolution)
-        cross_section = jnp.asarray(tables.lines.cross_section / _BARN, float)
-        amplitude = cross_section * detector.efficiency(energy)
-
-        if self.mass_thickness is None:
-            continuum = self._continuum(detector.efficiency)
-            return Basis(self._assemble(profiles, amplitude, continuum), self.columns)
-        if weights is None:
-            reference = tables.reference_composition * tables.atomic_weights
-            fractions = jnp.asarray(reference / reference.sum(), float)
-            matrix = self._absorbed(profiles, amplitude, fractions)
-        else:
-            matrix = jax.vmap(self._absorbed, in_axes=(None, None, 1))(
-                profiles, amplitude, self.mass_fractions(weights)
-            )
+            fractions = self.mass_fractions(weights)
+        shapes, amplitudes, continua = self._emitted(fractions)
+        tables = self.tables.value
+        n_columns = len(self.columns) - continua.shape[2] - tables.custom.shape[1]
+        member = jnp.asarray(tables.line_column[:, None] == np.arange(n_columns), float)
+        # one product for all phases
+        mixed = amplitudes.T[:, :, None] * member[:, None, :]
+        peaks = shapes.times(mixed.reshape(len(member), -1))
+        peaks = jnp.moveaxis(peaks.reshape(shapes.size, -1, n_columns), 1, 0)
+        matrix = jax.vmap(self._piled_up)(jnp.concatenate([peaks, continua], axis=2))
+        custom = jnp.asarray(tables.custom, float)
+        custom = jnp.broadcast_to(custom[None], (len(matrix), *custom.shape))
+        matrix = jnp.concatenate([matrix, custom], axis=2)
+        if weights is None or not self.depends_on_phase:
+            matrix = matrix[0]
         return Basis(matrix, self.columns)
 
-    def _absorbed(
-        self,
-        profiles: Float[Array, "channel line"],
-        amplitude: Float[Array, " line"],
-        mass_fractions: Float[Array, " element"],
-    ) -> Float[Array, "channel column"]:
-        """G behind a sample of one composition: the same profiles with lower amplitudes."""
-        tables, mass_thickness, angle = self.tables.value, self.mass_thickness, self.take_off_angle
-        table = tables.attenuation
-        if mass_thickness is None or angle is None or table is None:
+    def endmembers(self, weights: Weights) -> Endmembers:
+        """D = G W with the G of these weights: what `basis(weights).endmembers(weights)` gives.
+
+        Without G itself on the way, which costs less where only D is asked for, derivatives above
+        all.
+        """
+        tables = self.tables.value
+        shared = not self.depends_on_phase
+        fractions = self.mass_fractions(weights)
+        shapes, amplitudes, continua = self._emitted(fractions[:, :1] if shared else fractions)
+        n_custom, n_shapes = tables.custom.shape[1], continua.shape[2]
+        n_lines = len(self.columns) - n_shapes - n_custom
+        of_lines = jnp.take(weights, jnp.asarray(tables.line_column), axis=0) * amplitudes.T
+        peaks = shapes.times(of_lines)
+        continua = jnp.broadcast_to(continua, (weights.shape[1], *continua.shape[1:]))
+        smooth = jnp.einsum(
+            "pcs,sp->cp", continua, weights[n_lines : n_lines + n_shapes], precision="highest"
+        )
+        own = jnp.matmul(
+            jnp.asarray(tables.custom, float), weights[n_lines + n_shapes :], precision="highest"
+        )
+        return self._piled_up(peaks + smooth) + own
+
+    def _emitted(
+        self, mass_fractions: Float[Array, "element phase"]
+    ) -> tuple[
+        LineShapes,
+        Float[Array, "phase line"],
+        Float[Array, "phase channel shape"],
+    ]:
+        """Shapes and amplitudes of the lines, and the continuum, of samples of a composition."""
+        tables, detector = self.tables.value, self.detector
+        tabulated, reach = jnp.asarray(tables.lines.energy, float), tables.reach
+        energy, strength = tabulated, jnp.asarray(tables.lines.cross_section / _BARN, float)
+        if self.line_corrections is not None:
+            factor, shift = self.line_corrections(tables.lines)
+            energy, strength = energy + shift, strength * factor
+        if detector.response is None:
+            fwhm = detector.resolution.fwhm(energy)
+            window = gaussian_window(self.energy_axis, energy, fwhm, reach)
+            shapes = LineShapes((window,), None, self.energy_axis.size)
+        else:
+            shapes = detector.response.lines(
+                self.energy_axis, energy, detector.resolution, reach
+            )
+        amplitude = strength * detector.efficiency(tabulated)
+        mass_thickness, angle, table = self.mass_thickness, self.take_off_angle, tables.attenuation
+        if mass_thickness is None:
+            return shapes, amplitude[None, :], self._continuum(detector.efficiency)[None]
+        if angle is None or table is None:
             raise InputError(
                 "The model was built without self-absorption; build it again with thickness, "
                 "density and a known take-off angle."
             )
-
-        def leaving(attenuation: Float[Array, "element x"]) -> Float[Array, " x"]:
-            depth = absorption_depth(attenuation, mass_fractions, mass_thickness, angle)
-            return absorption_factor(depth)
-
         from_sample = np.array([column.kind is ColumnKind.ELEMENT for column in self.columns])
-        of_lines = jnp.where(
-            jnp.asarray(from_sample[tables.line_column]),
-            leaving(jnp.asarray(tables.line_attenuation, float)),
-            1.0,
-        )
-        efficiency = self.detector.efficiency
-        continuum = self._continuum(lambda e: efficiency(e) * leaving(table(e)))
-        return self._assemble(profiles, amplitude * of_lines, continuum)
+        of_lines = jnp.asarray(tables.line_attenuation, float)
+
+        def behind(fractions: Float[Array, " element"]):
+            """Amplitudes of the lines and the continuum behind one phase."""
+
+            def leaving(attenuation: Float[Array, "element x"]) -> Float[Array, " x"]:
+                return absorption_factor(
+                    absorption_depth(attenuation, fractions, mass_thickness, angle)
+                )
+
+            inside = jnp.asarray(from_sample[tables.line_column])
+            continuum = self._continuum(lambda e: detector.efficiency(e) * leaving(table(e)))
+            return amplitude * jnp.where(inside, leaving(of_lines), 1.0), continuum
+
+        return shapes, *jax.vmap(behind, in_axes=1)(mass_fractions)
 
     def _continuum(
         self, counted: Callable[[Float[Array, " x"]], Float[Array, " x"]]
@@ -284,62 +350,29 @@ class EDSModel(eqx.Module):
             per_kev = detector.response.continuum(axis, detector.resolution, spectrum, reach)
         return per_kev * (_EV_PER_KEV * axis.gain)
 
-    def _assemble(
-        self,
-        profiles: Float[Array, "channel line"],
-        amplitude: Float[Array, " line"],
-        continuum: Float[Array, "channel shape"],
-    ) -> Float[Array, "channel column"]:
-        """Lines summed into their columns, beside the continuum and the custom columns."""
-        tables, response = self.tables.value, self.detector.response
-        n_columns = len(self.columns) - continuum.shape[1] - tables.custom.shape[1]
-        member = jnp.asarray(tables.line_column[:, None] == np.arange(n_columns), float)
-        peaks = jnp.matmul(profiles, amplitude[:, None] * member, precision="highest")
-        physical = jnp.concatenate([peaks, continuum], axis=1)
-        if response is not None and response.pile_up is not None:
-            physical = response.pile_up(physical, self.energy_axis)
-        return jnp.concatenate([physical, jnp.asarray(tables.custom, float)], axis=1)
+    def _piled_up(self, physical: Float[Array, "channel column"]) -> Float[Array, "channel column"]:
+        """With sum peaks, where the detector has them."""
+        response = self.detector.response
+        if response is None or response.pile_up is None:
+            return physical
+        return response.pile_up(physical, self.energy_axis)
 
     def parameters(self) -> dict[str, Parameter]:
         """Every physical parameter by name, with its value now, its unit and its source.
 
         The source tells where the value was found when the model was built.
         """
-        resolution, efficiency = self.detector.resolution, self.detector.efficiency
-        mass_thickness = None if self.mass_thickness is None else float(self.mass_thickness)
-        values: dict[str, tuple[float | str | None, str]] = {
+        given: dict[str, tuple[float | str | None, str]] = {
             "beam_energy": (self.beam_energy, "keV"),
-            "energy_offset": (float(self.energy_axis.offset), "keV"),
-            "energy_gain": (float(self.energy_axis.gain), "keV/channel"),
-            "noise_fwhm": (_EV_PER_KEV * float(resolution.noise_fwhm), "eV"),
-            "fano": (float(resolution.fano), ""),
-            "efficiency": (efficiency.description, ""),
-            "take_off_angle": (
-                None if self.take_off_angle is None else float(self.take_off_angle),
-                "°",
-            ),
-            "mass_thickness": (mass_thickness or 0.0, "g/cm²"),
+            "efficiency": (self.detector.efficiency.description, ""),
+            "take_off_angle": (None, "°"),
+            "mass_thickness": (0.0, "g/cm²"),
         }
-        values |= _response_parameters(self.detector.response)
-        if mass_thickness is not None and self.density is not None:
-            values["thickness"] = (mass_thickness / self.density / _CM_PER_NM, "nm")
-            values["density"] = (self.density, "g/cm³")
-        sources = dict(self.sources)
-        return {name: Parameter(*v, sources.get(name, "given")) for name, v in values.items()}
-
-
-def _response_parameters(response: Response | None) -> dict[str, tuple[float | str | None, str]]:
-    """Values and units of the parts of a response, by name."""
-    values: dict[str, tuple[float | str | None, str]] = {}
-    if response is None:
-        return values
-    if response.incomplete_charge is not None:
-        charge = response.incomplete_charge
-        values["tail_depth"] = (float(charge.tail.thickness), "nm")
-        values["shelf_depth"] = (float(charge.shelf.thickness), "nm")
-        values["tail_relative_loss"] = (float(charge.relative_loss), "")
-    if response.escape is not None:
-        values["escape_strength"] = (float(response.escape.strength), "")
-    if response.pile_up is not None:
-        values["pile_up_share"] = (float(response.pile_up.share), "")
-    return values
+        for name, found in adjustables(self).items():
+            given[name] = (float(found.of(self)), found.unit)
+        if self.mass_thickness is not None and self.density is not None:
+            given["thickness"] = (float(self.mass_thickness) / self.density / _CM_PER_NM, "nm")
+            given["density"] = (self.density, "g/cm³")
+        sources = dict.fromkeys(efficiency_names(self), dict(self.sources)["efficiency"])
+        sources |= dict(self.sources)
+        return {name: Parameter(*v, sources.get(name, "given")) for name, v in given.items()}

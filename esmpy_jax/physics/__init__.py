@@ -7,6 +7,9 @@ from ._acquisition import EnergyAxis as EnergyAxis
 from ._acquisition import take_off_angle as take_off_angle
 from ._bremsstrahlung import AbstractBremsstrahlung as AbstractBremsstrahlung
 from ._bremsstrahlung import LifshinBremsstrahlung as LifshinBremsstrahlung
+from ._correction import CorrectedBremsstrahlung as CorrectedBremsstrahlung
+from ._correction import CorrectedEfficiency as CorrectedEfficiency
+from ._correction import SmoothCorrection as SmoothCorrection
 from ._detector import Detector as Detector
 from ._efficiency import AbstractEfficiency as AbstractEfficiency
 from ._efficiency import LayeredEfficiency as LayeredEfficiency

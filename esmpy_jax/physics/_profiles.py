@@ -1,11 +1,13 @@
 """Emission lines as the detector shows them: Gaussians integrated over each channel."""
 
 import math
+from collections.abc import Callable
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import erfc
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from ._acquisition import EnergyAxis
 
@@ -49,6 +51,81 @@ def line_profiles(
     """
     scale = _SIGMA_SQRT2_PER_FWHM * jnp.maximum(fwhm, _NARROWEST_FWHM)
     return shares_between(edge_distances(axis, energy) / scale[None, :])
+
+
+class Window(eqx.Module):
+    """What lines give to the channels around each of them.
+
+    - `first`: the channel where each window begins, which may lie outside the axis.
+    - `shares`: of each line, in the channels from there on.
+    """
+
+    first: Int[Array, " line"]
+    shares: Float[Array, "width line"]
+
+
+class LineShapes(eqx.Module):
+    """The share of each line that each channel receives, kept as windows around the lines.
+
+    - `windows`: peaks with what is near them. `far`: gives the share in every channel, outside of
+        the windows, or `None` for zero.
+    - `size`: channels of the axis; what lies outside of it is lost.
+    """
+
+    windows: tuple[Window, ...]
+    far: Callable[[], Float[Array, "channel line"]] | None
+    size: int = eqx.field(static=True)
+
+    def times(self, amounts: Float[Array, "line column"]) -> Float[Array, "channel column"]:
+        """Counts in each channel of so much of each line, in as many mixtures as there are columns.
+
+        Line after line, each into its own window: no array of size channel × line is made, unless
+        there is something outside the windows.
+        """
+        n_columns = amounts.shape[1]
+        total = jnp.zeros((self.size, n_columns), amounts.dtype)
+        for window in self.windows:
+            total = total + self._summed(window, amounts)
+        if self.far is None:
+            return total
+        return total + jnp.matmul(self.far(), amounts, precision="highest")
+
+    def _summed(self, window: Window, amounts: Array) -> Array:
+        width, n_columns = len(window.shares), amounts.shape[1]
+        # room to both sides for what lies outside of the axis
+        room = jnp.zeros((self.size + 2 * width, n_columns), amounts.dtype)
+
+        def add(total, line):
+            first, shares, amount = line
+            start = jnp.clip(first + width, 0, self.size + width)
+            before = jax.lax.dynamic_slice_in_dim(total, start, width)
+            now = before + shares[:, None] * amount[None, :]
+            return jax.lax.dynamic_update_slice_in_dim(total, now, start, 0), None
+
+        lines = (window.first, window.shares.T, amounts)
+        return jax.lax.scan(add, room, lines)[0][width:-width]
+
+
+def gaussian_window(
+    axis: EnergyAxis, energy: Float[Array, " line"], fwhm: Float[Array, " line"], reach: int
+) -> Window:
+    """`line_profiles` within `reach` channels of each line."""
+    scale = _SIGMA_SQRT2_PER_FWHM * jnp.maximum(fwhm, _NARROWEST_FWHM)
+    first, distance = around(axis, energy, reach)
+    return Window(first, shares_between(distance / scale[None, :]))
+
+
+def around(
+    axis: EnergyAxis, energy: Float[Array, " line"], reach: int
+) -> tuple[Int[Array, " line"], Float[Array, "edge line"]]:
+    """The first of the `2 reach + 1` channels around each line, and how far their edges are above it.
+
+    Distances are in keV.
+    """
+    nearest = jax.lax.stop_gradient(jnp.round((energy - axis.offset) / axis.gain))
+    shift = (energy - axis.offset) - axis.gain * nearest
+    steps = jnp.arange(-reach, reach + 2) - 0.5
+    return nearest.astype(int) - reach, axis.gain * steps[:, None] - shift[None, :]
 
 
 def line_spectra(

@@ -16,7 +16,14 @@ from ..atomic import AttenuationTable
 from ._acquisition import EnergyAxis
 from ._frozen import Frozen
 from ._layers import Layer, silicon
-from ._profiles import edge_distances, line_profiles, shares_between
+from ._profiles import (
+    LineShapes,
+    Window,
+    around,
+    edge_distances,
+    gaussian_window,
+    shares_between,
+)
 from ._resolution import Resolution
 from ._scalars import Curve, Number, as_scalar
 
@@ -203,7 +210,7 @@ def shelf_shares(
     distance: Float[Array, "edge line"],
     sigma: Float[Array, " line"],
     energy: Float[Array, " line"],
-    edges: Float[Array, " edge"],
+    edges: Float[Array, "edge line"],
 ) -> Float[Array, "channel line"]:
     """What falls of a shelf, level from 0 to E and broadened by σ at E, between consecutive edges.
 
@@ -212,9 +219,22 @@ def shelf_shares(
     """
     z = distance / sigma[None, :]
     q = jnp.exp(-0.5 * z**2) / np.sqrt(2 * np.pi) - z * jnp.exp(log_ndtr(-z))
-    positive = jnp.clip(edges[1:] / (edges[1:] - edges[:-1]), 0.0, 1.0)
     height = sigma / jnp.maximum(energy, sigma)
-    return jnp.maximum(q[:-1] - q[1:], 0.0) * height[None, :] * positive[:, None]
+    return jnp.maximum(q[:-1] - q[1:], 0.0) * height[None, :] * _above_zero(edges)
+
+
+def _above_zero(edges: Float[Array, "edge *line"]) -> Float[Array, "channel *line"]:
+    """The part of each channel that lies above zero energy."""
+    return jnp.clip(edges[1:] / (edges[1:] - edges[:-1]), 0.0, 1.0)
+
+
+def _far_tail(axis, energy, sigma, decay):
+    """The tail of each line where its peak is over: `tail_shares` with Φ = 1."""
+    decay = jnp.maximum(decay, _SHORTEST_DECAY * sigma)
+    ratio = sigma / decay
+    logarithm = edge_distances(axis, energy) / decay[None, :] + 0.5 * (ratio**2)[None, :]
+    beyond = jnp.exp(jnp.minimum(logarithm, 0.0))
+    return beyond[1:] - beyond[:-1]
 
 
 class Response(eqx.Module):
@@ -232,32 +252,59 @@ class Response(eqx.Module):
     pile_up: PileUp | None = None
 
     def lines(
-        self, axis: EnergyAxis, energy: Float[Array, " line"], resolution: Resolution
-    ) -> Float[Array, "channel line"]:
+        self,
+        axis: EnergyAxis,
+        energy: Float[Array, " line"],
+        resolution: Resolution,
+        reach: int | None = None,
+    ) -> LineShapes:
         """The share of each line, of all its counted photons, that each channel receives.
 
         Without pile-up, which is one of whole columns.
+
+        - `reach`: channels to either side of a line outside of which its peak is zero, the tail
+            exponential and the shelf level; by default all of the axis.
         """
-        full = self._deposited(axis, energy, resolution)
+        reach = axis.size if reach is None else reach
+        near, far = self._deposited(axis, energy, resolution, reach)
         if self.escape is None:
-            return full
+            return LineShapes((near,), far, axis.size)
         share = self.escape.share(energy)
         # below the edge nothing escapes, and what is left may be no energy at all
         left = jnp.where(share > 0, energy - self.escape.lost_energy, energy)
-        rest = line_profiles(axis, left, resolution.fwhm(left))
-        return (1 - share)[None, :] * full + share[None, :] * rest
+        rest = gaussian_window(axis, left, resolution.fwhm(left), reach)
+        windows = (
+            Window(near.first, (1 - share)[None, :] * near.shares),
+            Window(rest.first, share[None, :] * rest.shares),
+        )
+        whole = None if far is None else lambda: (1 - share)[None, :] * far()
+        return LineShapes(windows, whole, axis.size)
 
-    def _deposited(self, axis, energy, resolution):
+    def _deposited(self, axis, energy, resolution, reach):
         """Peak, tail and shelf of photons whose whole energy stays in the crystal."""
-        distance, sigma = edge_distances(axis, energy), _sigma(resolution, energy)
-        peak, part = _peak(distance, sigma), self.incomplete_charge
+        sigma, part = _sigma(resolution, energy), self.incomplete_charge
+        first, distance = around(axis, energy, reach)
         if part is None:
-            return peak
+            return Window(first, _peak(distance, sigma)), None
         in_tail, in_shelf = part.shares(energy)
-        tail = tail_shares(distance, sigma, part.relative_loss * energy)
-        shelf = shelf_shares(distance, sigma, energy, axis.edges)
-        in_peak = 1 - in_tail - in_shelf
-        return in_peak[None, :] * peak + in_tail[None, :] * tail + in_shelf[None, :] * shelf
+        decay = part.relative_loss * energy
+        steps = jnp.arange(2 * reach + 2, dtype=energy.dtype)[:, None] - 0.5
+        edges = axis.offset + axis.gain * (first[None, :] + steps)
+        near = (
+            (1 - in_tail - in_shelf)[None, :] * _peak(distance, sigma)
+            + in_tail[None, :] * tail_shares(distance, sigma, decay)
+            + in_shelf[None, :] * shelf_shares(distance, sigma, energy, edges)
+        )
+
+        def far():
+            level = axis.gain * in_shelf / jnp.maximum(energy, sigma)
+            both = (
+                in_tail[None, :] * _far_tail(axis, energy, sigma, decay)
+                + level[None, :] * _above_zero(axis.edges)[:, None]
+            )
+            return jnp.where(jnp.arange(axis.size)[:, None] < first[None, :], both, 0.0)
+
+        return Window(first, near), far
 
     def continuum(
         self,
@@ -303,10 +350,19 @@ class Response(eqx.Module):
 
 
 def _gathered(shares, amplitude, reach, size):
-    """What each channel gets from the cells around it; `shares` (2 reach + 1, cell) by distance."""
-    step = np.arange(2 * reach + 1)[:, None]
-    cell = np.arange(size)[None, :] + 2 * reach - step
-    return jnp.einsum("dc,dcs->cs", shares[step, cell], amplitude[cell], precision="highest")
+    """What each channel gets from the cells around it; `shares` (2 reach + 1, cell) by distance.
+
+    Channel c gets `shares[d, i] amplitude[i]` from cell i = c + 2 reach - d, one distance after the
+    other.
+    """
+
+    def add(total, distance):
+        row, first = distance
+        near = jax.lax.dynamic_slice_in_dim(row, first, size)
+        return total + near[:, None] * jax.lax.dynamic_slice_in_dim(amplitude, first, size), None
+
+    none = jnp.zeros((size, amplitude.shape[1]), amplitude.dtype)
+    return jax.lax.scan(add, none, (shares, jnp.arange(2 * reach, -1, -1)))[0]
 
 
 def _peak(distance, sigma):

@@ -1,0 +1,214 @@
+"""`refine`: physical parameters from the counts themselves."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._checks import check
+from ..model import AbstractPrior, Adjustable, EDSModel, Normal, adjustables
+from ..objective import AbstractCounts, pool_counts
+from ._image import SpectrumImage
+from ._pools import number_of_pools, pooled_by_shares
+from ._refinement import Refinement, refinement
+from ._scoring import score
+from ._solution import Solution
+from ._tangents import Parametrised, spectra
+
+Loss = Literal["summed", "pools", "pixels"]
+
+#: What is safe to refine at first: of these whichever the model has.
+FIRST_LOOK = (
+    "energy_offset",
+    "energy_gain",
+    "noise_fwhm",
+    "fano",
+    "mass_thickness",
+    "tail_depth",
+    "tail_relative_loss",
+    "shelf_depth",
+)
+
+Parameters = Sequence[str] | Mapping[str, AbstractPrior | None] | EDSModel
+
+
+def refine(
+    image: SpectrumImage,
+    model: EDSModel,
+    solution: Solution | None = None,
+    parameters: Parameters | None = None,
+    *,
+    loss: Loss | None = None,
+    max_steps: int = 100,
+    tol: float = 0.01,
+    progress: Callable[[int, int, float], None] | None = None,
+    throw: bool = True,
+) -> Refinement:
+    """Correct physical parameters of a model by the counts, with standard errors.
+
+    Minimises `min over W >= 0, H >= 0 of NLL(G(θ) W H) + |u|² / 2`, where u are the parameters θ in
+    the coordinates of their priors, by Fisher scoring of W and u together, H solved for at every
+    step. With self-absorption the spectrum of each phase follows its own W exactly.
+
+    - `solution`: of the image, for its phases. Without one the summed spectrum is fitted, as of one
+        phase.
+    - `parameters`: names (`model.parameters()` lists them; "Mg K-M ratio" and "Mg K energy" refine
+        intensity and energy of a group of lines), or a mapping from names to priors (`None` for the
+        usual one), or a filter: a model with booleans for leaves, as Equinox takes them. By
+        default those of `FIRST_LOOK` that the model has.
+    - `loss`: "summed": the summed spectrum. "pools": the counts of pixels that hold the same by the
+        maps of `solution` added up, which is Poisson with the same spectra and has the counts to
+        know each pool's abundances; the default with a solution. "pixels": each pixel by itself.
+    - `max_steps`, `tol`: stop when at most so many nats are believed to be left.
+    - `throw`: raise `RuntimeError` when the search ends with values that are not finite.
+
+    Raises `InputError` for parameters the model has not, and a loss that needs a solution.
+    """
+    check(
+        model.energy_axis.size == image.counts.n_channels,
+        f"The model has {model.energy_axis.size} channels but the image has "
+        f"{image.counts.n_channels}; build the model from this image.",
+    )
+    loss = ("summed" if solution is None else "pools") if loss is None else loss
+    check(
+        loss in ("summed", "pools", "pixels"),
+        f"The loss is '{loss}'; choose summed, pools or pixels.",
+    )
+    check(
+        image.counts.total > 0,
+        "The image holds no counts, so nothing can be refined; load another part of it.",
+    )
+    model, priors = _chosen(model, parameters)
+    counts, weights, abundances = _start(image, model, solution, loss)
+    alone = loss == "summed"
+    parametrised, start = _parametrised(model, priors)
+    moved = [parametrised.names.index(name) for name in priors]
+    if alone:
+        weights = _even(parametrised, start, counts)
+    options = {
+        "held_abundances": alone,
+        "max_steps": max_steps,
+        "tol": tol,
+        "progress": progress,
+    }
+    before = score(counts, parametrised, weights, abundances, start, (), **options)
+    point = before.point
+    after = score(counts, parametrised, point.weights, point.abundances, start, moved, **options)
+    finite = bool(np.isfinite(after.point.loss) and np.isfinite(after.near.gradient).all())
+    if throw and not finite:
+        raise RuntimeError(
+            "The refinement ended with values that are not finite; start from other values or "
+            "leave parameters out."
+        )
+    phases = None
+    if solution is not None and not alone:
+        phases = [str(name) for name in solution.dataset["phase"].values]
+    return refinement(counts, parametrised, before, after, moved, loss, tol, phases)
+
+
+def _parametrised(
+    model: EDSModel, priors: Mapping[str, AbstractPrior]
+) -> tuple[Parametrised, np.ndarray]:
+    """Every parameter of the model with its prior, and where the model is."""
+    every: dict[str, AbstractPrior] = {}
+    start = []
+    for name, parameter in adjustables(model).items():
+        value = float(parameter.of(model))
+        if name in priors:
+            every[name] = priors[name]
+        else:
+            every[name] = parameter.prior(value) if _usable(parameter, model) else Normal(value, 1.0)
+        start.append(float(every[name].coordinate(value)))
+    return Parametrised(model, tuple(every.values()), tuple(every)), np.array(start)
+
+
+def _even(
+    parametrised: Parametrised, coordinates: np.ndarray, counts: AbstractCounts
+) -> np.ndarray:
+    """Weights by which every column makes as many counts."""
+    ones = jnp.ones((len(parametrised.model.columns), 1))
+    _, columns = spectra(parametrised, jnp.asarray(coordinates, float), ones)
+    dose = 1.0 if counts.exposure is None else float(counts.exposure[0])
+    each = np.asarray(columns, np.float64)[0].sum(0)
+    return (counts.total / dose / len(each) / np.maximum(each, 1e-300))[:, None]
+
+
+def _chosen(
+    model: EDSModel, parameters: Parameters | None
+) -> tuple[EDSModel, dict[str, AbstractPrior]]:
+    """The model with the groups of lines that are asked for, and the prior of each parameter."""
+    if isinstance(parameters, EDSModel):
+        parameters = _of_filter(model, parameters)
+    if parameters is None:
+        have = adjustables(model)
+        parameters = [name for name in FIRST_LOOK if name in have and _usable(have[name], model)]
+    asked: dict[str, AbstractPrior | None] = (
+        dict(parameters) if isinstance(parameters, Mapping) else dict.fromkeys(parameters)
+    )
+    check(len(asked) > 0, "No parameter is named; name at least one.")
+    groups = [name.rsplit(" ", 1)[0] for name in asked if name.endswith((" ratio", " energy"))]
+    model = model.with_line_groups(*groups)
+    known = adjustables(model)
+    priors: dict[str, AbstractPrior] = {}
+    for name, prior in asked.items():
+        check(
+            name in known,
+            f"The model has no parameter '{name}'; it has {', '.join(known)}, and ratio and energy "
+            "of groups of lines such as 'Mg K-M ratio'.",
+        )
+        usable = prior is not None or _usable(known[name], model)
+        check(
+            usable,
+            f"{name} is {float(known[name].of(model)):g} {known[name].unit}, from where it cannot "
+            "be refined by factors; build the model with a value inside its range, or give a prior.",
+        )
+        priors[name] = known[name].prior(float(known[name].of(model))) if prior is None else prior
+    return model, priors
+
+
+def _usable(parameter: Adjustable, model: EDSModel) -> bool:
+    """Whether the usual prior can be put around the present value."""
+    try:
+        parameter.prior(float(parameter.of(model)))
+    except ValueError:
+        return False
+    return True
+
+
+def _of_filter(model: EDSModel, spec: EDSModel) -> list[str]:
+    """Names of the leaves that are true in a filter."""
+    marked = jax.tree.map(
+        lambda flag, leaf: jnp.full(jnp.shape(leaf), bool(flag)) if eqx.is_array(leaf) else leaf,
+        spec,
+        model,
+        is_leaf=lambda x: isinstance(x, bool),
+    )
+    return [name for name, one in adjustables(model).items() if bool(one.flag(marked))]
+
+
+def _start(
+    image: SpectrumImage, model: EDSModel, solution: Solution | None, loss: Loss
+) -> tuple[AbstractCounts, np.ndarray, np.ndarray]:
+    """The counts to be fitted, with W and H to start from."""
+    total = image.counts
+    if loss == "summed":
+        counts = pool_counts(total, np.zeros(total.n_pixels, np.int64), (1,), "dense")
+        return counts, np.ones((len(model.columns), 1)), np.ones((1, 1))
+    check(
+        solution is not None,
+        f"The loss '{loss}' needs the phases of a solution; fit the image first.",
+    )
+    assert solution is not None
+    weights, maps = (np.asarray(x, np.float64) for x in (solution.weights, solution.abundances))
+    check(
+        maps.shape[1] == total.n_pixels and weights.shape[0] == len(model.columns),
+        "The solution is not one of this image and model: it has other pixels or columns.",
+    )
+    if loss == "pixels":
+        return total, weights, np.maximum(maps, 1e-3 * maps.sum(0))
+    counts, shares = pooled_by_shares(total, maps, number_of_pools(total))
+    shares = np.asarray(shares, np.float64)
+    return counts, weights, shares * maps.sum(0).mean()
