@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .inference import GroundTruth as GroundTruth
     from .inference import PhaseNumber as PhaseNumber
     from .inference import Provenance as Provenance
+    from .inference import Refinement as Refinement
     from .inference import Solution as Solution
     from .inference import SpectrumImage as SpectrumImage
     from .inference import ambiguities as ambiguities
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from .inference import fit as fit
     from .inference import held_out_losses as held_out_losses
     from .inference import profile as profile
+    from .inference import refine as refine
     from .io import FileBatches as FileBatches
     from .io import load as load
     from .io import load_batches as load_batches
@@ -117,6 +119,7 @@ _NAMES = {
         "GroundTruth",
         "PhaseNumber",
         "Provenance",
+        "Refinement",
         "Solution",
         "SpectrumImage",
         "ambiguities",
@@ -124,6 +127,7 @@ _NAMES = {
         "fit",
         "held_out_losses",
         "profile",
+        "refine",
     ),
     "io": (
         "FileBatches",

@@ -15,6 +15,10 @@ from ._image import SpectrumImage as SpectrumImage
 from ._phase_number import PhaseNumber as PhaseNumber
 from ._phase_number import count_phases as count_phases
 from ._profile import profile as profile
+from ._propagate import propagate as propagate
 from ._quantify import phase_composition as phase_composition
 from ._quantify import pixel_composition as pixel_composition
+from ._refine import refine as refine
+from ._refinement import RefinedParameter as RefinedParameter
+from ._refinement import Refinement as Refinement
 from ._solution import Solution as Solution

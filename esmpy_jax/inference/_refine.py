@@ -9,18 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check
-from ..model import AbstractPrior, Adjustable, EDSModel, Normal, adjustables
+from ..model import AbstractPrior, EDSModel, adjustables, switched_on
 from ..objective import AbstractCounts, pool_counts
 from ._image import SpectrumImage
 from ._pools import number_of_pools, pooled_by_shares
 from ._refinement import Refinement, refinement
 from ._scoring import score
 from ._solution import Solution
-from ._tangents import Parametrised, spectra
+from ._tangents import Parametrised, parametrised, spectra
 
 Loss = Literal["summed", "pools", "pixels"]
 
-#: What is safe to refine at first: of these whichever the model has.
+#: What is safe to refine at first; the mass-thickness where the model has self-absorption.
 FIRST_LOOK = (
     "energy_offset",
     "energy_gain",
@@ -29,7 +29,6 @@ FIRST_LOOK = (
     "mass_thickness",
     "tail_depth",
     "tail_relative_loss",
-    "shelf_depth",
 )
 
 Parameters = Sequence[str] | Mapping[str, AbstractPrior | None] | EDSModel
@@ -41,7 +40,7 @@ def refine(
     solution: Solution | None = None,
     parameters: Parameters | None = None,
     *,
-    loss: Loss | None = None,
+    loss: Loss = "summed",
     max_steps: int = 100,
     tol: float = 0.01,
     progress: Callable[[int, int, float], None] | None = None,
@@ -53,15 +52,15 @@ def refine(
     the coordinates of their priors, by Fisher scoring of W and u together, H solved for at every
     step. With self-absorption the spectrum of each phase follows its own W exactly.
 
-    - `solution`: of the image, for its phases. Without one the summed spectrum is fitted, as of one
-        phase.
-    - `parameters`: names (`model.parameters()` lists them; "Mg K-M ratio" and "Mg K energy" refine
-        intensity and energy of a group of lines), or a mapping from names to priors (`None` for the
-        usual one), or a filter: a model with booleans for leaves, as Equinox takes them. By
-        default those of `FIRST_LOOK` that the model has.
-    - `loss`: "summed": the summed spectrum. "pools": the counts of pixels that hold the same by the
-        maps of `solution` added up, which is Poisson with the same spectra and has the counts to
-        know each pool's abundances; the default with a solution. "pixels": each pixel by itself.
+    - `solution`: of the image, for its phases; the loss "summed" needs none.
+    - `parameters`: names (`model.parameters()` lists what the model has; others switch on what they
+        belong to, see `switched_on`), or a mapping from names to priors (`None` for the usual
+        one), or a filter: a model with booleans for leaves, as Equinox takes them. By default
+        `FIRST_LOOK`.
+    - `loss`: "summed": the summed spectrum, as of one phase. It has all the counts, and nothing to
+        be fitted to each pixel that could bias the parameters. "pools": the counts of pixels that
+        hold the same by the maps of `solution` added up, which is Poisson with the same spectra.
+        "pixels": each pixel by itself.
     - `max_steps`, `tol`: stop when at most so many nats are believed to be left.
     - `throw`: raise `RuntimeError` when the search ends with values that are not finite.
 
@@ -72,7 +71,6 @@ def refine(
         f"The model has {model.energy_axis.size} channels but the image has "
         f"{image.counts.n_channels}; build the model from this image.",
     )
-    loss = ("summed" if solution is None else "pools") if loss is None else loss
     check(
         loss in ("summed", "pools", "pixels"),
         f"The loss is '{loss}'; choose summed, pools or pixels.",
@@ -81,22 +79,22 @@ def refine(
         image.counts.total > 0,
         "The image holds no counts, so nothing can be refined; load another part of it.",
     )
-    model, priors = _chosen(model, parameters)
+    model, priors = _chosen(model, parameters, np.asarray(image.sum_spectrum()))
     counts, weights, abundances = _start(image, model, solution, loss)
     alone = loss == "summed"
-    parametrised, start = _parametrised(model, priors)
-    moved = [parametrised.names.index(name) for name in priors]
+    chosen, start = parametrised(model, priors)
+    moved = [chosen.names.index(name) for name in priors]
     if alone:
-        weights = _even(parametrised, start, counts)
+        weights = _even(chosen, start, counts)
     options = {
         "held_abundances": alone,
         "max_steps": max_steps,
         "tol": tol,
         "progress": progress,
     }
-    before = score(counts, parametrised, weights, abundances, start, (), **options)
+    before = score(counts, chosen, weights, abundances, start, (), **options)
     point = before.point
-    after = score(counts, parametrised, point.weights, point.abundances, start, moved, **options)
+    after = score(counts, chosen, point.weights, point.abundances, start, moved, **options)
     finite = bool(np.isfinite(after.point.loss) and np.isfinite(after.near.gradient).all())
     if throw and not finite:
         raise RuntimeError(
@@ -106,76 +104,50 @@ def refine(
     phases = None
     if solution is not None and not alone:
         phases = [str(name) for name in solution.dataset["phase"].values]
-    return refinement(counts, parametrised, before, after, moved, loss, tol, phases)
+    return refinement(counts, chosen, before, after, moved, loss, tol, phases)
 
 
-def _parametrised(
-    model: EDSModel, priors: Mapping[str, AbstractPrior]
-) -> tuple[Parametrised, np.ndarray]:
-    """Every parameter of the model with its prior, and where the model is."""
-    every: dict[str, AbstractPrior] = {}
-    start = []
-    for name, parameter in adjustables(model).items():
-        value = float(parameter.of(model))
-        if name in priors:
-            every[name] = priors[name]
-        else:
-            every[name] = parameter.prior(value) if _usable(parameter, model) else Normal(value, 1.0)
-        start.append(float(every[name].coordinate(value)))
-    return Parametrised(model, tuple(every.values()), tuple(every)), np.array(start)
-
-
-def _even(
-    parametrised: Parametrised, coordinates: np.ndarray, counts: AbstractCounts
-) -> np.ndarray:
+def _even(chosen: Parametrised, coordinates: np.ndarray, counts: AbstractCounts) -> np.ndarray:
     """Weights by which every column makes as many counts."""
-    ones = jnp.ones((len(parametrised.model.columns), 1))
-    _, columns = spectra(parametrised, jnp.asarray(coordinates, float), ones)
+    ones = jnp.ones((len(chosen.model.columns), 1))
+    _, columns = spectra(chosen, jnp.asarray(coordinates, float), ones)
     dose = 1.0 if counts.exposure is None else float(counts.exposure[0])
     each = np.asarray(columns, np.float64)[0].sum(0)
     return (counts.total / dose / len(each) / np.maximum(each, 1e-300))[:, None]
 
 
 def _chosen(
-    model: EDSModel, parameters: Parameters | None
+    model: EDSModel, parameters: Parameters | None, spectrum: np.ndarray
 ) -> tuple[EDSModel, dict[str, AbstractPrior]]:
-    """The model with the groups of lines that are asked for, and the prior of each parameter."""
+    """The model with the parts that are asked for, and the prior of each parameter."""
     if isinstance(parameters, EDSModel):
         parameters = _of_filter(model, parameters)
     if parameters is None:
-        have = adjustables(model)
-        parameters = [name for name in FIRST_LOOK if name in have and _usable(have[name], model)]
+        absorbing = model.mass_thickness is not None
+        parameters = [n for n in FIRST_LOOK if absorbing or n != "mass_thickness"]
     asked: dict[str, AbstractPrior | None] = (
         dict(parameters) if isinstance(parameters, Mapping) else dict.fromkeys(parameters)
     )
     check(len(asked) > 0, "No parameter is named; name at least one.")
-    groups = [name.rsplit(" ", 1)[0] for name in asked if name.endswith((" ratio", " energy"))]
-    model = model.with_line_groups(*groups)
+    model = switched_on(model, list(asked), spectrum)
     known = adjustables(model)
     priors: dict[str, AbstractPrior] = {}
     for name, prior in asked.items():
         check(
             name in known,
-            f"The model has no parameter '{name}'; it has {', '.join(known)}, and ratio and energy "
-            "of groups of lines such as 'Mg K-M ratio'.",
+            f"The model has no parameter '{name}'; it has {', '.join(known)}; ratio and energy of "
+            "groups of lines ('Mg K-M ratio') and smooth corrections ('continuum_correction_1') "
+            "can be added.",
         )
-        usable = prior is not None or _usable(known[name], model)
+        found = known[name].usual_prior(model) if prior is None else prior
         check(
-            usable,
+            found is not None,
             f"{name} is {float(known[name].of(model)):g} {known[name].unit}, from where it cannot "
             "be refined by factors; build the model with a value inside its range, or give a prior.",
         )
-        priors[name] = known[name].prior(float(known[name].of(model))) if prior is None else prior
+        assert found is not None
+        priors[name] = found
     return model, priors
-
-
-def _usable(parameter: Adjustable, model: EDSModel) -> bool:
-    """Whether the usual prior can be put around the present value."""
-    try:
-        parameter.prior(float(parameter.of(model)))
-    except ValueError:
-        return False
-    return True
 
 
 def _of_filter(model: EDSModel, spec: EDSModel) -> list[str]:

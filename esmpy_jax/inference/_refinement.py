@@ -5,16 +5,15 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ..model import AbstractPrior, EDSModel, Normal, adjustables
+from ..model import EDSModel, adjustables
 from ..objective import AbstractCounts, exposure_or_one
 from ._posterior import posterior
 from ._quantify import phase_composition
-from ._scoring import Found, Point, local
+from ._scoring import Found, Point
 from ._tangents import Parametrised, spectra
 
 if TYPE_CHECKING:
@@ -68,10 +67,7 @@ class Refinement:
     - `converged`, `steps`: how the search ended. `loss`: what was fitted.
     - `dataset`: `W(column, phase)`, `composition(element, phase)` in at%, `composition_stderr` (counting
         alone) and `composition_stderr_total` (with the parameters' share),
-        `composition_change(refined, element, phase)` by one standard error of each parameter that
-        was refined, `composition_sensitivity(held, element, phase)` by `held_step` (10 %, or one
-        prior standard deviation of what may be zero) of each that was not, `counts_sum(energy)`,
-        `fit_sum(energy)` and `fit_sum_before(energy)`.
+        `counts_sum(energy)`, `fit_sum(energy)` and `fit_sum_before(energy)`.
     """
 
     model: EDSModel
@@ -142,9 +138,7 @@ def refinement(
 ) -> Refinement:
     """The labelled result of a search over the coordinates `moved`."""
     start, point = before.point.coordinates, after.point
-    every = range(len(parametrised.names))
-    near = local(counts, parametrised, point, every, loss == "summed")
-    told = posterior(point.weights, near, moved)
+    told = posterior(point.weights, after.near)
     sd = np.sqrt(np.diag(told.parameters))
     known = adjustables(parametrised.model)
     found: dict[str, RefinedParameter] = {}
@@ -153,7 +147,7 @@ def refinement(
         found[name] = RefinedParameter(
             before=float(prior.value(start[k])),
             after=float(prior.value(point.coordinates[k])),
-            stderr=abs(_slope(prior, point.coordinates[k])) * float(sd[i]),
+            stderr=abs(float(prior.slope(point.coordinates[k]))) * float(sd[i]),
             unit=known[name].unit,
             prior=prior.described(known[name].unit),
             coordinate=float(point.coordinates[k]),
@@ -166,16 +160,10 @@ def refinement(
     if loss != "summed":
         fitted += int((point.abundances > 0).sum()) - point.weights.shape[1]
     seen = counts.n_channels * int((np.asarray(counts.pixel_totals()) > 0).sum())
-    rows = np.flatnonzero([c.in_composition for c in parametrised.model.columns])
-    changes = np.stack(
-        [
-            _change(point.weights, told.follows[:, k], rows)
-            * (1.0 if k in moved else _tenth(parametrised.priors[k], start[k]))
-            for k in every
-        ]
-    )
-    parts = _labelled(counts, parametrised, before, after, told, changes, moved, phases)
-    deviances = [2 * (f.point.loss - 0.5 * float(f.point.coordinates @ f.point.coordinates)) for f in (before, after)]
+    parts = _labelled(counts, parametrised, before, after, told, phases)
+    deviances = [
+        2 * f.point.loss - float(f.point.coordinates @ f.point.coordinates) for f in (before, after)
+    ]
     return Refinement(
         model=refined,
         parameters=found,
@@ -192,47 +180,19 @@ def refinement(
     )
 
 
-def _slope(prior: AbstractPrior, u: float) -> float:
-    """By how much the parameter changes with its coordinate."""
-    return float(jax.grad(lambda x: prior.value(x))(jnp.asarray(u, float)))
-
-
-def _tenth(prior: AbstractPrior, u: float) -> float:
-    """Change of the coordinate by which a parameter grows by a tenth; one where it may be zero."""
-    value, slope = float(prior.value(u)), _slope(prior, u)
-    return 1.0 if isinstance(prior, Normal) or slope == 0 else 0.1 * abs(value) / slope
-
-
-def _change(weights: np.ndarray, moved: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Change of the atomic fractions (element, phase) by a small change of W."""
-    content, change = weights[rows], moved.reshape(weights.shape)[rows]
-    total = content.sum(0)
-    safe = np.where(total > 0, total, 1.0)
-    return np.where(total > 0, (change - content / safe * change.sum(0)) / safe, 0.0)
-
-
-def _labelled(counts, parametrised, before, after, told, changes, moved, phases):
+def _labelled(counts, parametrised, before, after, told, phases):
     """Variables, coordinates and attributes of the dataset."""
     model, weights = parametrised.model, after.point.weights
     rows = np.flatnonzero([c.in_composition for c in model.columns])
     atoms = np.ones(len(rows))
     atomic, error = phase_composition(weights, told.weights, rows, atoms)
     _, error_total = phase_composition(weights, told.weights_total, rows, atoms)
-    held = [k for k in range(len(parametrised.names)) if k not in moved]
-    table = ("element", "phase")
-    percent = {"units": "at%"}
-    steps = [
-        "1 prior standard deviation" if isinstance(parametrised.priors[k], Normal) else "10 %"
-        for k in held
-    ]
-    names = [parametrised.names[k] for k in moved], [parametrised.names[k] for k in held]
+    table, percent = ("element", "phase"), {"units": "at%"}
     variables = {
         "W": (("column", "phase"), weights),
         "composition": (table, 100 * atomic, percent),
         "composition_stderr": (table, 100 * error, percent),
         "composition_stderr_total": (table, 100 * error_total, percent),
-        "composition_change": (("refined", *table), 100 * changes[list(moved)], percent),
-        "composition_sensitivity": (("held", *table), 100 * changes[held], percent),
         "counts_sum": ("energy", np.asarray(counts.sum_spectrum(), np.float64)),
         "fit_sum_before": ("energy", summed(counts, parametrised, before.point)),
         "fit_sum": ("energy", summed(counts, parametrised, after.point)),
@@ -246,9 +206,6 @@ def _labelled(counts, parametrised, before, after, told, changes, moved, phases)
         "column": [c.label for c in model.columns],
         "element": [e.symbol for e in model.elements],
         "phase": list(phases),
-        "refined": names[0],
-        "held": names[1],
-        "held_step": ("held", steps),
     }
     return variables, coordinates, {}
 

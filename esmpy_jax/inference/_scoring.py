@@ -76,7 +76,8 @@ def local(
     """
     n_columns, n_phases = point.weights.shape
     n, n_moved = n_columns * n_phases, len(moved)
-    found = tangents(parametrised, *_floats(point.coordinates, point.weights), moved)
+    u, w = _floats(point.coordinates, point.weights)
+    found = tangents(parametrised, u, w, moved)
     unit = np.asarray(found.endmembers, np.float64).sum(0)
     unit = np.where(unit > 0, unit, 1.0)
     (scale,) = _floats(1 / unit)
@@ -132,7 +133,7 @@ def best_abundances(
     return np.asarray(fit.abundances, np.float64)
 
 
-def excess(counts: AbstractCounts, endmembers: np.ndarray, abundances: np.ndarray) -> float:
+def excess(counts: AbstractCounts, endmembers: Endmembers, abundances: np.ndarray) -> float:
     """Half the deviance, summed in double precision."""
     if counts.n_pixels == 1:
         seen = np.asarray(counts.sum_spectrum(), np.float64)

@@ -1,6 +1,6 @@
 """Spectra of the phases and how they change with W and with the physical parameters."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import equinox as eqx
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._types import Endmembers, Weights
-from ..model import AbstractPrior, EDSModel, adjusted
+from ..model import AbstractPrior, EDSModel, Normal, adjustables, adjusted
 
 #: Directions that are followed together.
 _TOGETHER = 8
@@ -36,6 +36,19 @@ class Parametrised(eqx.Module):
             for i, (name, prior) in enumerate(zip(self.names, self.priors, strict=True))
         }
         return adjusted(self.model, values)
+
+
+def parametrised(
+    model: EDSModel, priors: Mapping[str, AbstractPrior] | None = None
+) -> tuple[Parametrised, Float[np.ndarray, " parameter"]]:
+    """Every parameter of a model with its prior, by default the usual one, and where the model is."""
+    given, every, start = priors or {}, {}, []
+    for name, parameter in adjustables(model).items():
+        value = float(parameter.of(model))
+        prior = given.get(name) or parameter.usual_prior(model) or Normal(value, 1.0)
+        every[name] = prior
+        start.append(float(prior.coordinate(value)))
+    return Parametrised(model, tuple(every.values()), tuple(every)), np.array(start)
 
 
 class Tangents(NamedTuple):

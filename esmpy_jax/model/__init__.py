@@ -11,3 +11,4 @@ from ._priors import AbstractPrior as AbstractPrior
 from ._priors import LogitNormal as LogitNormal
 from ._priors import LogNormal as LogNormal
 from ._priors import Normal as Normal
+from ._switch import switched_on as switched_on

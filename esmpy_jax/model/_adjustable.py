@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax.numpy as jnp
 
+from .._checks import InputError
 from .._types import Scalar
 from ..physics import CorrectedBremsstrahlung, CorrectedEfficiency, LayeredEfficiency
 from ..physics._scalars import ScalarLike
@@ -33,6 +34,13 @@ class Adjustable(NamedTuple):
         """The value in `unit`."""
         leaf = self.where(model)
         return self.factor * (leaf if self.index is None else leaf[self.index])
+
+    def usual_prior(self, model: Any) -> AbstractPrior | None:
+        """The usual prior around the model's value; `None` where the value is at a bound of it."""
+        try:
+            return self.prior(float(self.of(model)))
+        except InputError:
+            return None
 
     def flag(self, filter_spec: Any) -> Any:
         """The parameter's own entry in a model whose leaves are flags."""

@@ -213,7 +213,7 @@ class EDSModel(eqx.Module):
 
     def with_sources(self, sources: Mapping[str, str]) -> "EDSModel":
         """The model with another account of where some of its parameters come from."""
-        return dataclasses.replace(self, sources=tuple((dict(self.sources) | sources).items()))
+        return dataclasses.replace(self, sources=tuple({**dict(self.sources), **sources}.items()))
 
     def lines_in_range(self) -> EmissionLines:
         """The lines whose energy lies on the energy axis, for labels."""

@@ -30,6 +30,10 @@ class AbstractPrior(eqx.Module):
     def value(self, u: ScalarLike) -> Scalar:
         """The parameter at u."""
 
+    def slope(self, u: ScalarLike) -> Scalar:
+        """By how much the parameter grows with u."""
+        return jax.grad(self.value)(as_scalar(u))
+
     @abc.abstractmethod
     def coordinate(self, value: ScalarLike) -> Scalar:
         """The u of a value."""

@@ -61,9 +61,13 @@ class IncompleteCharge(eqx.Module):
     relative_loss: Scalar
 
     def __init__(
-        self, tail_depth: Number = 20.0, shelf_depth: Number = 10.0, relative_loss: Number = 0.03
+        self, tail_depth: Number = 100.0, shelf_depth: Number = 10.0, relative_loss: Number = 0.05
     ):
-        """Depths in nm. Raises `InputError` for a negative depth or a loss outside (0, 1]."""
+        """Depths in nm. Raises `InputError` for a negative depth or a loss outside (0, 1].
+
+        The depths of detectors differ by a factor of ten; the defaults are somewhere in the middle
+        and meant to be refined.
+        """
         check(
             0 < relative_loss <= 1,
             f"The relative loss of the tail is {relative_loss:g}; give a share of the charge above "

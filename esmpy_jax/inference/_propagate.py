@@ -1,0 +1,118 @@
+"""What the errors of physical parameters do to the compositions of a solution."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from .._checks import check
+from ..model import AbstractPrior, EDSModel, Normal
+from ._image import SpectrumImage
+from ._pools import number_of_pools, pooled_by_shares
+from ._posterior import least_squares
+from ._refinement import Refinement
+from ._scoring import Point, local
+from ._solution import Solution
+from ._tangents import parametrised
+
+if TYPE_CHECKING:
+    import xarray as xr
+else:
+    from .._xarray import xr
+
+
+def propagate(
+    image: SpectrumImage,
+    model: EDSModel,
+    solution: Solution,
+    refinement: Refinement | None = None,
+) -> "xr.Dataset":
+    """How at% of a solution depend on the physical parameters, refined ones and held ones.
+
+    With I the Fisher information of W and the parameters θ at the solution's maps, a small error of
+    θ moves W by `-I_WW⁻¹ I_Wθ dθ`; the maps, which are differences between pixels, stay.
+
+    - `model`: by which the solution was fitted, the refined one after `refine`.
+    - `refinement`: for the covariance of the refined parameters.
+
+    Returns a dataset with, in at%, `composition(element, phase)`, `composition_stderr` (counting
+    alone), `composition_stderr_physics` (the refined parameters' share), `composition_stderr_total`
+    of both, and `composition_sensitivity(parameter, element, phase)` by `step(parameter)` of every
+    physical parameter: 10 %, or one prior standard deviation of a parameter that may be zero.
+
+    Raises `InputError` for a solution of another image or model.
+    """
+    maps, weights = (np.asarray(x, np.float64) for x in (solution.abundances, solution.weights))
+    check(
+        maps.shape[1] == image.counts.n_pixels and weights.shape[0] == len(model.columns),
+        "The solution is not one of this image and model: it has other pixels or columns.",
+    )
+    counts, shares = pooled_by_shares(image.counts, maps, number_of_pools(image.counts))
+    shares = np.asarray(shares, np.float64)
+    every, start = parametrised(model)
+    endmembers = np.asarray(solution.basis.endmembers(solution.weights), np.float64)
+    per_unit = endmembers.sum(0) @ shares
+    dose = np.asarray(counts.pixel_totals(), np.float64) / np.maximum(per_unit, 1e-300)
+    exposed = 1.0 if counts.exposure is None else np.asarray(counts.exposure, np.float64)
+    amounts = shares * dose / np.where(np.asarray(exposed) > 0, exposed, 1.0)
+    names = every.names
+    point = Point(start, weights, amounts, 0.0)
+    near = local(counts, every, point, range(len(names)), True)
+    n = weights.size
+    free = weights.ravel() > 0
+    moved = np.zeros((n, len(names)))
+    own, mixed = near.information[:n, :n], near.information[:n, n:]
+    moved[free] = -least_squares(own[np.ix_(free, free)]) @ mixed[free]
+    rows = np.flatnonzero([c.in_composition for c in model.columns])
+    change = np.stack([_fractions(weights, moved[:, k], rows) for k in range(len(names))])
+    steps = np.array([_step(p, u) for p, u in zip(every.priors, start, strict=True)])
+    data = solution.dataset
+    error = data["composition_stderr"].values
+    physics = np.zeros(error.shape)
+    if refinement is not None:
+        refined = list(refinement.parameters)
+        check(
+            set(refined) <= set(names),
+            "The model is not the refined one; give refinement.model.",
+        )
+        at = [names.index(name) for name in refined]
+        errors = [
+            refinement.parameters[name].stderr / max(abs(float(every.priors[k].slope(start[k]))), 1e-300)
+            for name, k in zip(refined, at, strict=True)
+        ]
+        by_one = 100 * change[at] * np.array(errors)[:, None, None]
+        physics = np.sqrt(
+            np.maximum(np.einsum("kep,kl,lep->ep", by_one, refinement.correlation, by_one), 0.0)
+        )
+    table, percent = ("element", "phase"), {"units": "at%"}
+    words = ["1 prior sd" if isinstance(p, Normal) else "10 %" for p in every.priors]
+    return xr.Dataset(
+        {
+            "composition": data["composition"],
+            "composition_stderr": data["composition_stderr"],
+            "composition_stderr_physics": (table, physics, percent),
+            "composition_stderr_total": (table, np.hypot(error, physics), percent),
+            "composition_sensitivity": (
+                ("parameter", *table),
+                100 * change * steps[:, None, None],
+                percent,
+            ),
+        },
+        {"parameter": list(names), "step": ("parameter", words)},
+    )
+
+
+def _step(prior: AbstractPrior, u: float) -> float:
+    """Change of the coordinate by which a parameter grows by a tenth; one where it may be zero."""
+    value, slope = float(prior.value(u)), float(prior.slope(u))
+    return 1.0 if isinstance(prior, Normal) or slope == 0 else 0.1 * abs(value) / slope
+
+
+def _fractions(
+    weights: Float[np.ndarray, "column phase"], moved: Float[np.ndarray, " entry"], rows: np.ndarray
+) -> Float[np.ndarray, "element phase"]:
+    """Change of the atomic fractions by a small change of W."""
+    content, change = weights[rows], moved.reshape(weights.shape)[rows]
+    total = content.sum(0)
+    safe = np.where(total > 0, total, 1.0)
+    return np.where(total > 0, (change - content / safe * change.sum(0)) / safe, 0.0)

@@ -1,0 +1,79 @@
+"""Switching on the parts of a model whose parameters are asked for by name."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..physics import (
+    CorrectedBremsstrahlung,
+    CorrectedEfficiency,
+    Curve,
+    IncompleteCharge,
+    PileUp,
+    Response,
+    SiliconEscape,
+    SmoothCorrection,
+)
+from ._model import EDSModel
+
+#: Where an unknown share of piled-up photons starts.
+_PILE_UP = 1e-3
+
+_TAIL = ("tail_depth", "shelf_depth", "tail_relative_loss")
+
+
+def switched_on(model: EDSModel, names: Sequence[str], spectrum: Curve) -> EDSModel:
+    """The model with every part that has a parameter of these names.
+
+    - "continuum_correction_1", "_2", ... and "efficiency_correction_1", ...: smooth factors of as
+        high an order as is named, one everywhere to begin with.
+    - "Mg K-M ratio", "Mg K energy": corrections of groups of lines, none to begin with.
+    - "tail_depth", "shelf_depth", "tail_relative_loss"; "escape_strength"; "pile_up_share": parts
+        of the detector's response, with the usual values to begin with. `spectrum`: the summed one,
+        for the pile-up.
+
+    Parts that the model has stay as they are. Names that mean nothing are left to the caller.
+    """
+    groups = [name.rsplit(" ", 1)[0] for name in names if name.endswith((" ratio", " energy"))]
+    model = model.with_line_groups(*groups)
+    low, high = _range(model)
+    order = _order(names, "continuum_correction_")
+    if order and not isinstance(model.bremsstrahlung, CorrectedBremsstrahlung):
+        smooth = SmoothCorrection(np.zeros(order), low, high)
+        bremsstrahlung = CorrectedBremsstrahlung(model.bremsstrahlung, smooth)
+        model = dataclasses.replace(model, bremsstrahlung=bremsstrahlung)
+    detector = model.detector
+    order = _order(names, "efficiency_correction_")
+    if order and not isinstance(detector.efficiency, CorrectedEfficiency):
+        smooth = SmoothCorrection(np.zeros(order), low, high)
+        efficiency = CorrectedEfficiency(detector.efficiency, smooth)
+        detector = dataclasses.replace(detector, efficiency=efficiency)
+    response = detector.response
+    if any(name in _TAIL for name in names):
+        response = response or Response()
+        if response.incomplete_charge is None:
+            response = dataclasses.replace(response, incomplete_charge=IncompleteCharge())
+    if "escape_strength" in names:
+        response = response or Response()
+        if response.escape is None:
+            response = dataclasses.replace(response, escape=SiliconEscape())
+    if "pile_up_share" in names:
+        response = response or Response()
+        if response.pile_up is None:
+            response = dataclasses.replace(response, pile_up=PileUp(_PILE_UP, spectrum))
+    detector = dataclasses.replace(detector, response=response)
+    return dataclasses.replace(model, detector=detector)
+
+
+def _order(names: Sequence[str], start: str) -> int:
+    """The highest number after a beginning, 0 where there is none."""
+    ends = [name.removeprefix(start) for name in names if name.startswith(start)]
+    return max((int(end) for end in ends if end.isdecimal()), default=0)
+
+
+def _range(model: EDSModel) -> tuple[float, float]:
+    """Energies of the axis, above where the tables begin."""
+    axis = model.energy_axis
+    offset, gain = float(axis.offset), float(axis.gain)
+    return max(offset, 0.1), offset + gain * (axis.size - 1)
