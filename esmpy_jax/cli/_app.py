@@ -18,6 +18,7 @@ from ._fit import fit
 from ._info import info
 from ._invocation import invoked
 from ._quantify import quantify
+from ._refine import refine
 from ._simulate import simulate
 
 # Typer brings its own copy of Click or not, by version: the base of its usage errors either way.
@@ -70,7 +71,12 @@ def _complain(sentence: str, status: int) -> int:
 
 
 def _with_flags(sentence: str) -> str:
-    """The sentence with arguments of the library written as the options that give them."""
+    """The sentence with arguments of the library written as the options that give them.
+
+    One that speaks of options already is the program's own, and stays.
+    """
+    if re.search(r"(?<!\S)--[a-z]", sentence):
+        return sentence
     return re.sub(_ARGUMENTS, lambda found: f"--{found[1].replace('_', '-')}", sentence)
 
 
@@ -98,6 +104,7 @@ app = typer.Typer(
 app.command()(demo)
 app.command()(info)
 app.command()(fit)
+app.command()(refine)
 app.command()(quantify)
 app.command()(simulate)
 

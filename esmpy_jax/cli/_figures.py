@@ -10,9 +10,9 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ..inference import Solution
+    from ..inference import Refinement, Solution
 
-#: Every figure that `fit` may write.
+#: Every figure that `fit` and `refine` may write.
 FIGURES = (
     "maps.png",
     "spectra.png",
@@ -22,6 +22,7 @@ FIGURES = (
     "convergence.png",
     "convergence_binned.png",
     "phase_number.png",
+    "refinement.png",
 )
 _DPI = 160
 _FAIR = 0.25  # of the counts at a line's energy, to label it
@@ -50,6 +51,13 @@ def figures(solution: Solution) -> dict[str, bytes]:
     if "held_out_loss" in data:
         made["phase_number.png"] = plot.plot_phase_number(data)
     return {name: png(figure) for name, figure in made.items()}
+
+
+def refinement_figure(solution: Solution, refinement: Refinement) -> bytes:
+    """The PNG file of the summed spectrum before and after a refinement."""
+    from .. import plot
+
+    return png(plot.plot_refinement(refinement.dataset, lines=line_labels(solution)))
 
 
 def line_labels(solution: Solution) -> list[tuple[float, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from .._checks import check
@@ -10,6 +11,7 @@ from . import _options as o
 from ._invocation import command
 from ._model import read_detector, with_sources
 from ._output import check_folder
+from ._refined import Refined, print_notes, print_refined, with_refined
 from ._terminal import console, fit_progress, working
 from ._write import announce, write_results
 
@@ -32,7 +34,7 @@ _STARTS = ("binned", "random", "nndsvd", "vertex")
 _CONSTRAINTS = ("none", "abundances", "weights", "shares")
 
 
-def fit(
+def decompose(
     file: o.File,
     elements: o.Elements = None,
     phases: o.Phases = None,
@@ -69,11 +71,10 @@ def fit(
     max_seconds: o.MaxSeconds = None,
     phase_names: o.PhaseNames = None,
     overwrite: o.Overwrite = False,
+    *,
+    refining: Callable[[Any, Any], Refined] | None = None,
 ) -> None:
-    """Decompose a spectrum image into phases; write maps, spectra, compositions and a report.
-
-    Example: esmpy-jax fit scan.bcf --elements O,Mg,Si,Fe --stray Cu,Ga --phases 3 --out results
-    """
+    """What `fit` does, by its options; `refining` an image and a model first, as `refine` does."""
     if out is None:
         check(False, f"Name a folder for the results with --out, such as --out {file.stem}_phases.")
     assert out is not None
@@ -155,14 +156,36 @@ def fit(
             density=density,
         )
         model = with_sources(model, sources)
+    refined = None
+    if refining is not None:
+        with working("refining the parameters"):
+            refined = refining(image, model)
+        model = refined.refinement.model
     limits = {"max_steps": max_steps, "tol": tol, "max_seconds": max_seconds}
     solution = run_fit(image, model, number, run, seed=seed, **limits, **options)
     if names is not None:
         solution = renamed(solution, names)
     solution = recorded(solution, seed=seed)
+    if refined is not None:
+        with working("propagating the errors"):
+            solution = with_refined(solution, image, refined)
     with working("writing the results"):
-        truth, written = write_results(solution, image, out)
-    announce(solution, truth, out, written, console())
+        truth, written = write_results(solution, image, out, refined)
+    screen = console()
+    if refined is not None:
+        print_refined(refined, screen)
+    announce(solution, truth, out, written, screen)
+    if refined is not None:
+        print_notes(refined, screen)
+
+
+@o.with_options_of(decompose)
+def fit(**options: Any) -> None:
+    """Decompose a spectrum image into phases; write maps, spectra, compositions and a report.
+
+    Example: esmpy-jax fit scan.bcf --elements O,Mg,Si,Fe --stray Cu,Ga --phases 3 --out results
+    """
+    decompose(**options)
 
 
 def run_fit(

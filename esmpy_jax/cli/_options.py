@@ -1,9 +1,10 @@
 """The options of the commands, and the small languages inside them ("Fe:3", "0.9,20")."""
 
+import inspect
 import math
 import pathlib
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -11,6 +12,7 @@ from .._checks import check
 
 _FILE, _SAMPLE = "What is in the file", "The sample"
 _DETECTOR, _FIT, _OUT = "The detector", "The fit", "The output"
+_REFINEMENT = "The refinement"
 
 
 def _number(
@@ -190,6 +192,17 @@ PhaseNames = Annotated[
     _text("Names, in the order of the phases (most counts first).", _FIT, "A,B,C"),
 ]
 
+Parameters = Annotated[
+    str | None,
+    _text(
+        "What to refine, by name; of groups of lines, too, such as 'Mg K-M ratio'. By default the "
+        "energy axis, the resolution, the tail and, with --thickness and --density, the "
+        "mass-thickness.",
+        _REFINEMENT,
+        "A,B,C",
+    ),
+]
+
 Out = Annotated[
     pathlib.Path | None,
     _text("New folder for the results.", _OUT, "DIR"),
@@ -202,6 +215,31 @@ Overwrite = Annotated[
         rich_help_panel=_OUT,
     ),
 ]
+
+
+def with_options_of(function: Callable[..., Any]):
+    """A decorator: the command's `**options` are the options of a function, as Typer sees them.
+
+    The command's own options come first, behind the arguments. What the function takes by keyword
+    only is no option.
+    """
+
+    def decorated(command: Callable[..., None]) -> Callable[..., None]:
+        own = _parameters(command)
+        both = [*own, *(p for p in _parameters(function) if p.kind is not p.KEYWORD_ONLY)]
+        both.sort(key=lambda p: p.default is not p.empty)
+        seen = inspect.Signature(both, return_annotation=None)
+        command.__signature__ = seen  # pyright: ignore[reportFunctionMemberAccess]
+        command.__annotations__ = {p.name: p.annotation for p in both} | {"return": None}
+        return command
+
+    return decorated
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """Of a function, but for `**options`, with annotations that are no strings."""
+    every = inspect.signature(function, eval_str=True).parameters.values()
+    return [p for p in every if p.kind is not p.VAR_KEYWORD]
 
 
 def words(text: str | None) -> list[str]:

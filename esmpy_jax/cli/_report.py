@@ -13,6 +13,11 @@ from typing import TYPE_CHECKING
 from ._choices import ambiguity_table, choice_sentences, number_sentences
 from ._figures import size
 from ._info import value_and_unit
+from ._refined import (
+    parameter_table,
+    refined_sentence,
+    sensitivity_table,
+)
 from ._results import (
     ONLY_COUNTING,
     as_sentence,
@@ -28,6 +33,7 @@ from ._truth import headings
 
 if TYPE_CHECKING:
     from ..inference import Provenance, Solution
+    from ._refined import Refined
     from ._truth import Comparison
 
 _TEMPLATE = pathlib.Path(__file__).with_name("report.html")
@@ -37,7 +43,12 @@ _text = html.escape
 _WIDER = 1.25
 
 
-def report(solution: Solution, pictures: dict[str, bytes], truth: Comparison | None) -> str:
+def report(
+    solution: Solution,
+    pictures: dict[str, bytes],
+    truth: Comparison | None,
+    refined: Refined | None = None,
+) -> str:
     """The page of a solution, with its figures by name as PNG files."""
     data = solution.dataset
     sections = [
@@ -56,6 +67,7 @@ def report(solution: Solution, pictures: dict[str, bytes], truth: Comparison | N
             _figure(pictures, "composition.png", "At% of each element in each phase", narrow=True),
         ),
         _truth(solution, truth) if truth is not None else "",
+        _refinement(solution, pictures, refined) if refined is not None else "",
         _section(
             "The summed spectrum and the fit",
             "Counts of the whole scan, the fit, each phase's part of it, and below what is left, "
@@ -251,6 +263,29 @@ def _truth(solution: Solution, truth: Comparison) -> str:
         + ONLY_COUNTING,
         table,
     )
+
+
+def _refinement(solution: Solution, pictures: dict[str, bytes], refined: Refined) -> str:
+    items = "".join(f"<li>{_text(as_sentence(note))}</li>" for note in refined.notes)
+    notes = f'<ul class="notes">{items}</ul>' if items else ""
+    return _section(
+        "What was refined",
+        "Physical parameters as they were and as the counts of the whole scan correct them, with "
+        "one standard error, which carries counts and prior. The phases were fitted with the "
+        "refined ones.",
+        f"<p>{_text(refined_sentence(refined))}</p>",
+        f'<div class="scroll">{parameter_table(refined)}</div>',
+        notes,
+        _figure(
+            pictures, "refinement.png", "Summed spectrum with the fits before and after",
+            caption="The summed spectrum as of one phase, before and after",
+        ),
+        "<h3>What the parameters do to the compositions</h3>",
+        "<p>Change of at% with each parameter, refined or not: its slope times the step that is "
+        "named. Less than 0.005 at% is left blank. The last column of composition.csv has the "
+        "errors of counting and of the refined parameters together.</p>",
+        f'<div class="scroll">{sensitivity_table(solution)}</div>',
+    )  # fmt: skip
 
 
 def _warnings(solution: Solution) -> str:

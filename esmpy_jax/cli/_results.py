@@ -83,7 +83,10 @@ def deviance_per_channel(solution: Solution) -> float:
 
 
 def write_composition(solution: Solution, path: pathlib.Path) -> None:
-    """`composition.csv`: one row for each phase and element; less than `TRACE` is zero."""
+    """`composition.csv`: one row for each phase and element; less than `TRACE` is zero.
+
+    A last column holds the errors with those of refined parameters, where there are any.
+    """
     data = solution.dataset
     names = (
         "composition",
@@ -94,19 +97,23 @@ def write_composition(solution: Solution, path: pathlib.Path) -> None:
         "weight_percent_stderr",
     )
     tables = [data[name].transpose("phase", "element").values for name in names]
+    total = data.get("composition_stderr_total")
+    last = [] if total is None else [total.transpose("phase", "element").values]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         titles = ("at%", "at% stderr", "at% low", "at% high", "wt%", "wt% stderr")
-        writer.writerow(["phase", "element", *titles, "verdict"])
+        more = ("at% stderr total",) if last else ()
+        writer.writerow(["phase", "element", *titles, "verdict", *more])
         for a, (phase, verdict) in enumerate(
             zip(phase_names(solution), verdicts(solution), strict=True)
         ):
             for e, element in enumerate(data["element"].values):
-                numbers = (_number(t[a, e]) for t in tables)
-                writer.writerow([phase, element, *numbers, verdict])
+                numbers, errors = ([short(t[a, e]) for t in some] for some in (tables, last))
+                writer.writerow([phase, element, *numbers, verdict, *errors])
 
 
-def _number(value: float) -> str:
+def short(value: float) -> str:
+    """Six digits, and zero for less than `TRACE`."""
     return "0" if abs(value) < TRACE else f"{value:.6g}"
 
 

@@ -1,12 +1,13 @@
-"""The results of `fit` and `demo`: files in a folder, and a table on the screen."""
+"""The results of `fit`, `refine` and `demo`: files in a folder, and a table on the screen."""
 
 from __future__ import annotations
 
 import pathlib
 from typing import TYPE_CHECKING
 
-from ._figures import FIGURES, figures
+from ._figures import FIGURES, figures, refinement_figure
 from ._output import filled
+from ._refined import Refined, write_parameters, write_sensitivity
 from ._results import print_composition, print_warnings, write_composition
 from ._truth import Comparison, compare, print_comparison
 
@@ -16,24 +17,32 @@ if TYPE_CHECKING:
     from ..inference import Solution, SpectrumImage
 
 _FILES = ("report.html", "composition.csv", "solution.nc")
+_REFINED = ("parameters.csv", "sensitivity.csv")
 
 
 def write_results(
-    solution: Solution, image: SpectrumImage, out: pathlib.Path
+    solution: Solution, image: SpectrumImage, out: pathlib.Path, refined: Refined | None = None
 ) -> tuple[Comparison | None, list[str]]:
     """Write everything into the folder `out`; returns the comparison with the truth, and names."""
     from ._report import report
 
     truth = compare(solution, image.truth)
     pictures = figures(solution)
-    with filled(out, (*_FILES, *FIGURES)) as folder:
+    files = _FILES
+    if refined is not None:
+        files += _REFINED
+        pictures["refinement.png"] = refinement_figure(solution, refined.refinement)
+    with filled(out, (*_FILES, *_REFINED, *FIGURES)) as folder:
         solution.save(folder / "solution.nc")
         write_composition(solution, folder / "composition.csv")
+        if refined is not None:
+            write_parameters(refined, folder / "parameters.csv")
+            write_sensitivity(solution, folder / "sensitivity.csv")
         for name, content in pictures.items():
             (folder / name).write_bytes(content)
-        page = report(solution, pictures, truth)
+        page = report(solution, pictures, truth, refined)
         (folder / "report.html").write_text(page, encoding="utf-8")
-    return truth, [*_FILES, *pictures]
+    return truth, [*files, *pictures]
 
 
 def announce(

@@ -59,6 +59,22 @@ def pooled_by_shares(
     return pool_counts(counts, pool, (n_pools,), "dense"), as_floats(mean)
 
 
+def pooled_amounts(
+    counts: AbstractCounts,
+    endmembers: Float[np.ndarray, "channel phase"],
+    maps: Float[np.ndarray, "phase pixel"],
+) -> tuple[AbstractCounts, Float[np.ndarray, "phase pool"]]:
+    """Pools by the maps, and their abundances: the shares of the maps, as bright as the counts."""
+    pooled, shares = pooled_by_shares(counts, maps, number_of_pools(counts))
+    mean = np.asarray(shares, np.float64)
+    dose = np.broadcast_to(np.asarray(exposure_or_one(pooled), np.float64), (1, pooled.n_pixels))[0]
+    per_unit = (np.asarray(endmembers, np.float64).sum(0) @ mean) * dose
+    totals = np.asarray(pooled.pixel_totals(), np.float64)
+    return pooled, mean * np.where(
+        per_unit > 0, totals / np.where(per_unit > 0, per_unit, 1.0), 0.0
+    )
+
+
 def pure_counts(
     counts: AbstractCounts, shares: Float[np.ndarray, "phase pool"]
 ) -> Float[np.ndarray, " phase"]:

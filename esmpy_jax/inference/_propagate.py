@@ -8,7 +8,7 @@ from jaxtyping import Float
 from .._checks import check
 from ..model import AbstractPrior, EDSModel, Normal
 from ._image import SpectrumImage
-from ._pools import number_of_pools, pooled_by_shares
+from ._pools import pooled_amounts
 from ._posterior import least_squares
 from ._refinement import Refinement
 from ._scoring import Point, local
@@ -47,14 +47,9 @@ def propagate(
         maps.shape[1] == image.counts.n_pixels and weights.shape[0] == len(model.columns),
         "The solution is not one of this image and model: it has other pixels or columns.",
     )
-    counts, shares = pooled_by_shares(image.counts, maps, number_of_pools(image.counts))
-    shares = np.asarray(shares, np.float64)
-    every, start = parametrised(model)
     endmembers = np.asarray(solution.basis.endmembers(solution.weights), np.float64)
-    per_unit = endmembers.sum(0) @ shares
-    dose = np.asarray(counts.pixel_totals(), np.float64) / np.maximum(per_unit, 1e-300)
-    exposed = 1.0 if counts.exposure is None else np.asarray(counts.exposure, np.float64)
-    amounts = shares * dose / np.where(np.asarray(exposed) > 0, exposed, 1.0)
+    counts, amounts = pooled_amounts(image.counts, endmembers, maps)
+    every, start = parametrised(model)
     names = every.names
     point = Point(start, weights, amounts, 0.0)
     near = local(counts, every, point, range(len(names)), True)
@@ -77,7 +72,8 @@ def propagate(
         )
         at = [names.index(name) for name in refined]
         errors = [
-            refinement.parameters[name].stderr / max(abs(float(every.priors[k].slope(start[k]))), 1e-300)
+            refinement.parameters[name].stderr
+            / max(abs(float(every.priors[k].slope(start[k]))), 1e-300)
             for name, k in zip(refined, at, strict=True)
         ]
         by_one = 100 * change[at] * np.array(errors)[:, None, None]

@@ -1,7 +1,7 @@
 """`refine`: physical parameters from the counts themselves."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -12,13 +12,11 @@ from .._checks import check
 from ..model import AbstractPrior, EDSModel, adjustables, switched_on
 from ..objective import AbstractCounts, pool_counts
 from ._image import SpectrumImage
-from ._pools import number_of_pools, pooled_by_shares
+from ._pools import pooled_amounts
 from ._refinement import Refinement, refinement
 from ._scoring import score
 from ._solution import Solution
 from ._tangents import Parametrised, parametrised, spectra
-
-Loss = Literal["summed", "pools", "pixels"]
 
 #: What is safe to refine at first; the mass-thickness where the model has self-absorption.
 FIRST_LOOK = (
@@ -40,7 +38,7 @@ def refine(
     solution: Solution | None = None,
     parameters: Parameters | None = None,
     *,
-    loss: Loss = "summed",
+    loss: str | None = None,
     max_steps: int = 100,
     tol: float = 0.01,
     progress: Callable[[int, int, float], None] | None = None,
@@ -57,10 +55,12 @@ def refine(
         belong to, see `switched_on`), or a mapping from names to priors (`None` for the usual
         one), or a filter: a model with booleans for leaves, as Equinox takes them. By default
         `FIRST_LOOK`.
-    - `loss`: "summed": the summed spectrum, as of one phase. It has all the counts, and nothing to
-        be fitted to each pixel that could bias the parameters. "pools": the counts of pixels that
-        hold the same by the maps of `solution` added up, which is Poisson with the same spectra.
-        "pixels": each pixel by itself.
+    - `loss`: "summed", the default without a solution: the summed spectrum, as of one phase.
+        "pools", the default with one: the counts of pixels that hold the same by the maps of the
+        solution added up, and the maps kept; each phase then absorbs by its own composition, which
+        matters where phases differ much. Both are Poisson with all the counts, and have nothing
+        fitted to single pixels that could bias the parameters. "pixels": each pixel by itself,
+        its abundances fitted.
     - `max_steps`, `tol`: stop when at most so many nats are believed to be left.
     - `throw`: raise `RuntimeError` when the search ends with values that are not finite.
 
@@ -71,6 +71,7 @@ def refine(
         f"The model has {model.energy_axis.size} channels but the image has "
         f"{image.counts.n_channels}; build the model from this image.",
     )
+    loss = ("summed" if solution is None else "pools") if loss is None else loss
     check(
         loss in ("summed", "pools", "pixels"),
         f"The loss is '{loss}'; choose summed, pools or pixels.",
@@ -87,7 +88,7 @@ def refine(
     if alone:
         weights = _even(chosen, start, counts)
     options = {
-        "held_abundances": alone,
+        "held_abundances": loss != "pixels",
         "max_steps": max_steps,
         "tol": tol,
         "progress": progress,
@@ -162,7 +163,7 @@ def _of_filter(model: EDSModel, spec: EDSModel) -> list[str]:
 
 
 def _start(
-    image: SpectrumImage, model: EDSModel, solution: Solution | None, loss: Loss
+    image: SpectrumImage, model: EDSModel, solution: Solution | None, loss: str
 ) -> tuple[AbstractCounts, np.ndarray, np.ndarray]:
     """The counts to be fitted, with W and H to start from."""
     total = image.counts
@@ -181,6 +182,6 @@ def _start(
     )
     if loss == "pixels":
         return total, weights, np.maximum(maps, 1e-3 * maps.sum(0))
-    counts, shares = pooled_by_shares(total, maps, number_of_pools(total))
-    shares = np.asarray(shares, np.float64)
-    return counts, weights, shares * maps.sum(0).mean()
+    endmembers = np.asarray(solution.basis.endmembers(solution.weights), np.float64)
+    counts, amounts = pooled_amounts(total, endmembers, maps)
+    return counts, weights, amounts

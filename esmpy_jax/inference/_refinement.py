@@ -157,8 +157,10 @@ def refinement(
         dict.fromkeys(found, "refined")
     )
     fitted = int((point.weights > 0).sum())
-    if loss != "summed":
+    if loss == "pixels":
         fitted += int((point.abundances > 0).sum()) - point.weights.shape[1]
+    elif loss == "pools":  # whose brightness was taken from the counts
+        fitted += int((np.asarray(counts.pixel_totals()) > 0).sum())
     seen = counts.n_channels * int((np.asarray(counts.pixel_totals()) > 0).sum())
     parts = _labelled(counts, parametrised, before, after, told, phases)
     deviances = [

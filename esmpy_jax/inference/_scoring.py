@@ -137,7 +137,11 @@ def excess(counts: AbstractCounts, endmembers: Endmembers, abundances: np.ndarra
     """Half the deviance, summed in double precision."""
     if counts.n_pixels == 1:
         seen = np.asarray(counts.sum_spectrum(), np.float64)
-        mean = np.asarray(endmembers, np.float64) @ abundances[:, 0] * float(exposure_or_one(counts)[0, 0])
+        mean = (
+            np.asarray(endmembers, np.float64)
+            @ abundances[:, 0]
+            * float(exposure_or_one(counts)[0, 0])
+        )
         some = seen > 0
         safe = np.maximum(mean, 1e-30)
         return float((mean - seen).sum() + (seen[some] * np.log(seen[some] / safe[some])).sum())

@@ -109,9 +109,15 @@ class Solution:
     @property
     def energy_axis(self) -> EnergyAxis:
         """Energies of the channels, in keV."""
-        energy = self._labels("energy")
-        gain = (energy[-1] - energy[0]) / max(len(energy) - 1, 1)
-        return EnergyAxis(float(energy[0]), float(gain) or 1.0, len(energy))
+        energy = np.asarray(self._labels("energy"), np.float64)
+        n = len(energy)
+        gain = (energy[-1] - energy[0]) / max(n - 1, 1)
+        middle = (n - 1) // 2
+        bent = (n - 1 - middle) * middle
+        off = energy[0] + gain * middle - energy[middle]
+        # less than the rounding of the labels is none
+        bend = off / bent if bent and abs(off) > 1e-6 * abs(energy[-1]) else 0.0
+        return EnergyAxis(float(energy[0]), float(gain - bend * (n - 1)) or 1.0, n, bend)
 
     @property
     def composition(self) -> "xr.DataArray":

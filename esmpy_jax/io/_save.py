@@ -45,6 +45,11 @@ def save_image(
         f"There is no folder {path.parent} to save {path.name} in; make it first.",
     )
     check(
+        float(image.energy_axis.quadratic) == 0,
+        f"{path.name} has no room for the quadratic term of the energy axis; save the image with "
+        "the axis of the instrument and give the term to the model.",
+    )
+    check(
         overwrite or not path.exists(),
         f"{path} is there already; choose another name or allow it to be overwritten.",
     )

@@ -15,6 +15,9 @@ from ._priors import AbstractPrior, LogitNormal, LogNormal, Normal
 
 _EV_PER_KEV = 1e3
 
+#: keV by which the middle of an axis may lie off the straight line between its ends.
+_BEND = 0.005
+
 
 class Adjustable(NamedTuple):
     """A physical parameter of a model.
@@ -51,7 +54,9 @@ class Adjustable(NamedTuple):
         """The model with another value, in `unit`."""
         old = self.where(model)
         new = jnp.asarray(value / self.factor, old.dtype)
-        return eqx.tree_at(self.where, model, new if self.index is None else old.at[self.index].set(new))
+        return eqx.tree_at(
+            self.where, model, new if self.index is None else old.at[self.index].set(new)
+        )
 
 
 def _normal(sd: float) -> Callable[[float], AbstractPrior]:
@@ -71,6 +76,11 @@ def adjustables(model: Any) -> dict[str, Adjustable]:
     found = {
         "energy_offset": Adjustable(lambda m: m.energy_axis.offset, "keV", _normal(0.01)),
         "energy_gain": Adjustable(lambda m: m.energy_axis.gain, "keV/channel", _positive(0.003)),
+        "energy_quadratic": Adjustable(
+            lambda m: m.energy_axis.quadratic,
+            "keV/channel²",
+            _normal(4 * _BEND / model.energy_axis.size**2),
+        ),
         "noise_fwhm": Adjustable(
             lambda m: m.detector.resolution.noise_fwhm, "eV", _positive(0.3), _EV_PER_KEV
         ),
@@ -133,9 +143,7 @@ def _of_efficiency(efficiency: Any, where: Callable[[Any], Any]) -> dict[str, Ad
     return found
 
 
-def _of_correction(
-    what: str, corrected: Any, where: Callable[[Any], Any]
-) -> dict[str, Adjustable]:
+def _of_correction(what: str, corrected: Any, where: Callable[[Any], Any]) -> dict[str, Adjustable]:
     return {
         f"{what}_correction_{k + 1}": Adjustable(
             lambda m: where(m).correction.coefficients, "", _normal(0.1), index=k

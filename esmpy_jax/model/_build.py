@@ -122,7 +122,7 @@ def model_fields(
         )
 
     offset, gain = float(energy_axis.offset), float(energy_axis.gain)
-    first, last = offset, offset + gain * (energy_axis.size - 1)
+    first, last = offset, float(energy_axis.at(jnp.asarray(energy_axis.size - 1.0)))
     assigned = assign_lines(
         sample,
         other,

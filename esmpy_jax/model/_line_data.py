@@ -72,9 +72,7 @@ class LineCorrections(eqx.Module):
             jnp.concatenate([self.shift, jnp.zeros(len(new))]),
         )
 
-    def __call__(
-        self, lines: EmissionLines
-    ) -> tuple[Float[Array, " line"], Float[Array, " line"]]:
+    def __call__(self, lines: EmissionLines) -> tuple[Float[Array, " line"], Float[Array, " line"]]:
         """(factor, shift in keV) of each line; 1 and 0 of those in no group."""
         member = np.stack([group.members(lines) for group in self.groups])
         factor = jnp.where(jnp.asarray(member), self.ratio[:, None], 1.0).prod(0)

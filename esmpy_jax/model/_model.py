@@ -59,7 +59,7 @@ class EDSModel(eqx.Module):
     """What each column of G looks like on the detector, from physical parameters.
 
     Build one with `from_image` or `from_axis`. The array leaves are the physical parameters:
-    `energy_axis.offset` and `.gain`, `mass_thickness`, `take_off_angle`,
+    `energy_axis.offset`, `.gain` and `.quadratic`, `mass_thickness`, `take_off_angle`,
     `detector.resolution.noise_fwhm` and `.fano`, and those of `detector.efficiency` and
     `detector.response`; change them with `equinox.tree_at`, and differentiate `basis` in them.
 
@@ -305,9 +305,7 @@ class EDSModel(eqx.Module):
             window = gaussian_window(self.energy_axis, energy, fwhm, reach)
             shapes = LineShapes((window,), None, self.energy_axis.size)
         else:
-            shapes = detector.response.lines(
-                self.energy_axis, energy, detector.resolution, reach
-            )
+            shapes = detector.response.lines(self.energy_axis, energy, detector.resolution, reach)
         amplitude = strength * detector.efficiency(tabulated)
         mass_thickness, angle, table = self.mass_thickness, self.take_off_angle, tables.attenuation
         if mass_thickness is None:
@@ -348,7 +346,7 @@ class EDSModel(eqx.Module):
         else:
             reach = self.tables.value.reach
             per_kev = detector.response.continuum(axis, detector.resolution, spectrum, reach)
-        return per_kev * (_EV_PER_KEV * axis.gain)
+        return per_kev * (_EV_PER_KEV * axis.widths)[:, None]
 
     def _piled_up(self, physical: Float[Array, "channel column"]) -> Float[Array, "channel column"]:
         """With sum peaks, where the detector has them."""

@@ -119,7 +119,9 @@ class LogitNormal(AbstractPrior):
         self.low, self.high = float(low), float(high)
 
     def value(self, u: ScalarLike) -> Scalar:
-        return self.low + (self.high - self.low) * jax.nn.sigmoid(self._logit(self.median) + self.sd * u)
+        return self.low + (self.high - self.low) * jax.nn.sigmoid(
+            self._logit(self.median) + self.sd * u
+        )
 
     def coordinate(self, value: ScalarLike) -> Scalar:
         return (self._logit(value) - self._logit(self.median)) / self.sd

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import numpy as np
 
 from ..physics import (
@@ -75,5 +76,4 @@ def _order(names: Sequence[str], start: str) -> int:
 def _range(model: EDSModel) -> tuple[float, float]:
     """Energies of the axis, above where the tables begin."""
     axis = model.energy_axis
-    offset, gain = float(axis.offset), float(axis.gain)
-    return max(offset, 0.1), offset + gain * (axis.size - 1)
+    return max(float(axis.offset), 0.1), float(axis.at(jnp.asarray(axis.size - 1.0)))

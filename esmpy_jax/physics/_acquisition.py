@@ -1,6 +1,5 @@
 """How a spectrum image was taken: its energy axis, its geometry and its times."""
 
-import functools
 import math
 from collections.abc import Sequence
 
@@ -17,26 +16,36 @@ from ._scalars import Number, ScalarLike, as_scalar
 
 
 class EnergyAxis(eqx.Module):
-    """A uniform energy axis: channel i is centred at `offset + gain * i`.
+    """Energies of the channels: i is centred at `offset + gain i + quadratic i²`.
 
     - `offset`: the centre of channel 0, in keV.
-    - `gain`: the width of a channel, in keV.
+    - `gain`: the width of a channel, in keV; with a quadratic term that of channel 0.
     - `size`: the number of channels.
+    - `quadratic`: in keV per channel², by default 0. It stands for a small error of linearity.
 
-    `offset` and `gain` are differentiable leaves. Raises `InputError` unless the gain is positive
-    and there is at least one channel.
+    `offset`, `gain` and `quadratic` are differentiable leaves. Raises `InputError` unless every
+    channel has a positive width and there is at least one.
     """
 
     offset: Scalar
     gain: Scalar
+    quadratic: Scalar
     size: int = eqx.field(static=True)
 
-    def __init__(self, offset: ScalarLike, gain: ScalarLike, size: int):
+    def __init__(
+        self, offset: ScalarLike, gain: ScalarLike, size: int, quadratic: ScalarLike = 0.0
+    ):
         check(size >= 1, f"The energy axis has {size} channels; it needs at least one.")
-        if not isinstance(gain, jax.core.Tracer):
+        if not any(isinstance(x, jax.core.Tracer) for x in (gain, quadratic)):
             check(
                 math.isfinite(float(gain)) and float(gain) > 0,
                 f"The energy axis has {float(gain):g} keV per channel; give a positive width.",
+            )
+            last = float(gain) + 2 * float(quadratic) * size
+            check(
+                math.isfinite(last) and last > 0,
+                f"With a quadratic term of {float(quadratic):g} keV per channel² the last channel "
+                f"is {last:g} keV wide; give a smaller term.",
             )
         if not isinstance(offset, jax.core.Tracer):
             check(
@@ -45,38 +54,65 @@ class EnergyAxis(eqx.Module):
             )
         self.offset = as_scalar(offset)
         self.gain = as_scalar(gain)
+        self.quadratic = as_scalar(quadratic)
         self.size = int(size)
+
+    def at(self, channel: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """The energy in keV at a channel number, halves being the edges between channels."""
+        return _energies(self.offset, self.gain, self.quadratic, channel)
 
     @property
     def centres(self) -> Float[Array, " channel"]:
         """The energy at the middle of each channel, in keV."""
-        return _energies(self.offset, self.gain, self.size, 0.0)
+        return self.at(jnp.arange(self.size, dtype=float))
 
     @property
     def edges(self) -> Float[Array, " channel_plus_1"]:
         """The energies between which each channel counts, in keV."""
-        return _energies(self.offset, self.gain, self.size + 1, 0.5)
+        return self.at(jnp.arange(self.size + 1) - 0.5)
+
+    @property
+    def widths(self) -> Float[Array, " channel"]:
+        """The width of each channel, in keV."""
+        return self.gain + 2 * self.quadratic * jnp.arange(self.size)
+
+    def straightened(
+        self, energy: Float[Array, "*shape"]
+    ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
+        """Where an energy lies on the axis without its quadratic term, and how lengths change there.
+
+        Channel i, `E = offset + gain i + quadratic i²`, is at `E - quadratic i²` of a uniform axis,
+        whose lengths are `gain / (gain + 2 quadratic i)` times those in energy.
+        """
+        rise = jnp.maximum(self.gain**2 + 4 * self.quadratic * (energy - self.offset), 0.0)
+        root = jnp.sqrt(jnp.maximum(rise, 1e-6 * self.gain**2))
+        channel = 2 * (energy - self.offset) / (self.gain + root)
+        return energy - self.quadratic * channel**2, self.gain / root
 
     def crop(self, low: Number, high: Number) -> "tuple[EnergyAxis, slice]":
         """The axis of the channels whose centre lies in [low, high] keV, and their slice.
 
         Raises `InputError` when no channel does.
         """
-        offset, gain = float(self.offset), float(self.gain)
+        offset, gain, bend = float(self.offset), float(self.gain), float(self.quadratic)
+        channel = np.arange(self.size)
+        centre = offset + gain * channel + bend * channel**2
         # A millionth of a channel of slack: a centre written as 1.2 is not lost to rounding.
-        start = max(math.ceil((low - offset) / gain - 1e-6 * self.size), 0)
-        stop = min(math.floor((high - offset) / gain + 1e-6 * self.size) + 1, self.size)
+        slack = 1e-6 * self.size * gain
+        inside = np.flatnonzero((centre >= low - slack) & (centre <= high + slack))
         check(
-            start < stop,
+            len(inside) > 0,
             f"No channel lies between {low:g} and {high:g} keV; the energy axis runs from "
-            f"{offset:.4g} to {offset + gain * (self.size - 1):.4g} keV; choose a part of that.",
+            f"{offset:.4g} to {centre[-1]:.4g} keV; choose a part of that.",
         )
-        return EnergyAxis(offset + gain * start, gain, stop - start), slice(start, stop)
+        start, stop = int(inside[0]), int(inside[-1]) + 1
+        axis = EnergyAxis(centre[start], gain + 2 * bend * start, stop - start, bend)
+        return axis, slice(start, stop)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _energies(offset: Scalar, gain: Scalar, size: int, shift: float) -> Float[Array, " size"]:
-    return offset + gain * (jnp.arange(size) - shift)
+@jax.jit
+def _energies(offset: Scalar, gain: Scalar, quadratic: Scalar, channel: Array) -> Array:
+    return offset + gain * channel + quadratic * channel**2
 
 
 def take_off_angle(

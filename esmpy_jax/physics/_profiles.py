@@ -30,7 +30,7 @@ def shares_between(edges: Float[Array, "edge line"]) -> Float[Array, "channel li
 
 
 def edge_distances(axis: EnergyAxis, energy: Float[Array, " line"]) -> Float[Array, "edge line"]:
-    """How far each edge between channels is above each line, in keV.
+    """How far each edge between channels is above each line, in keV of the straightened axis.
 
     Counted from the channel nearest to the line, so that float32 resolves it at any energy.
     """
@@ -49,8 +49,9 @@ def line_profiles(
     between the channel's edges e₀ and e₁; never negative, and zero where it underflows. Energies
     and widths are in keV.
     """
-    scale = _SIGMA_SQRT2_PER_FWHM * jnp.maximum(fwhm, _NARROWEST_FWHM)
-    return shares_between(edge_distances(axis, energy) / scale[None, :])
+    place, stretch = axis.straightened(energy)
+    scale = _SIGMA_SQRT2_PER_FWHM * stretch * jnp.maximum(fwhm, _NARROWEST_FWHM)
+    return shares_between(edge_distances(axis, place) / scale[None, :])
 
 
 class Window(eqx.Module):
@@ -109,9 +110,10 @@ class LineShapes(eqx.Module):
 def gaussian_window(
     axis: EnergyAxis, energy: Float[Array, " line"], fwhm: Float[Array, " line"], reach: int
 ) -> Window:
-    """`line_profiles` within `reach` channels of each line."""
-    scale = _SIGMA_SQRT2_PER_FWHM * jnp.maximum(fwhm, _NARROWEST_FWHM)
-    first, distance = around(axis, energy, reach)
+    """`line_profiles` within `reach` channels of each line, on an axis that may be bent."""
+    place, stretch = axis.straightened(energy)
+    scale = _SIGMA_SQRT2_PER_FWHM * stretch * jnp.maximum(fwhm, _NARROWEST_FWHM)
+    first, distance = around(axis, place, reach)
     return Window(first, shares_between(distance / scale[None, :]))
 
 

@@ -210,21 +210,16 @@ def tail_shares(
     return jnp.maximum(share, 0.0)
 
 
-def shelf_shares(
-    distance: Float[Array, "edge line"],
-    sigma: Float[Array, " line"],
-    energy: Float[Array, " line"],
-    edges: Float[Array, "edge line"],
+def shelf_widths(
+    distance: Float[Array, "edge line"], sigma: Float[Array, " line"]
 ) -> Float[Array, "channel line"]:
-    """What falls of a shelf, level from 0 to E and broadened by σ at E, between consecutive edges.
+    """How much of each channel, in keV, lies under a shelf that ends at a line, broadened by σ.
 
-    It is (σ/E) [q(z₀) - q(z₁)] with q(z) = φ(z) - z Φ(-z), of the part of a channel above zero.
-    `distance`: of each edge from the line. `edges`: their energies. All in keV.
+    It is σ [q(z₀) - q(z₁)] with q(z) = φ(z) - z Φ(-z) and z = distance / σ of the channel's edges.
     """
     z = distance / sigma[None, :]
     q = jnp.exp(-0.5 * z**2) / np.sqrt(2 * np.pi) - z * jnp.exp(log_ndtr(-z))
-    height = sigma / jnp.maximum(energy, sigma)
-    return jnp.maximum(q[:-1] - q[1:], 0.0) * height[None, :] * _above_zero(edges)
+    return jnp.maximum(q[:-1] - q[1:], 0.0) * sigma[None, :]
 
 
 def _above_zero(edges: Float[Array, "edge *line"]) -> Float[Array, "channel *line"]:
@@ -286,26 +281,27 @@ class Response(eqx.Module):
 
     def _deposited(self, axis, energy, resolution, reach):
         """Peak, tail and shelf of photons whose whole energy stays in the crystal."""
-        sigma, part = _sigma(resolution, energy), self.incomplete_charge
-        first, distance = around(axis, energy, reach)
+        place, stretch = axis.straightened(energy)
+        sigma, part = stretch * _sigma(resolution, energy), self.incomplete_charge
+        first, distance = around(axis, place, reach)
         if part is None:
             return Window(first, _peak(distance, sigma)), None
         in_tail, in_shelf = part.shares(energy)
-        decay = part.relative_loss * energy
+        decay = stretch * part.relative_loss * energy
+        # level in energy, from zero to the line
+        height = in_shelf / jnp.maximum(energy, _sigma(resolution, energy))
         steps = jnp.arange(2 * reach + 2, dtype=energy.dtype)[:, None] - 0.5
-        edges = axis.offset + axis.gain * (first[None, :] + steps)
         near = (
             (1 - in_tail - in_shelf)[None, :] * _peak(distance, sigma)
             + in_tail[None, :] * tail_shares(distance, sigma, decay)
-            + in_shelf[None, :] * shelf_shares(distance, sigma, energy, edges)
+            + (height / stretch)[None, :]
+            * shelf_widths(distance, sigma)
+            * _above_zero(axis.at(first[None, :] + steps))
         )
 
         def far():
-            level = axis.gain * in_shelf / jnp.maximum(energy, sigma)
-            both = (
-                in_tail[None, :] * _far_tail(axis, energy, sigma, decay)
-                + level[None, :] * _above_zero(axis.edges)[:, None]
-            )
+            level = axis.widths[:, None] * height[None, :] * _above_zero(axis.edges)[:, None]
+            both = in_tail[None, :] * _far_tail(axis, place, sigma, decay) + level
             return jnp.where(jnp.arange(axis.size)[:, None] < first[None, :], both, 0.0)
 
         return Window(first, near), far
@@ -327,7 +323,8 @@ class Response(eqx.Module):
         axis have no part in it.
         """
         cells = jnp.arange(-reach, axis.size + reach)
-        energy = axis.offset + axis.gain * cells
+        energy = axis.at(cells.astype(axis.gain.dtype))
+        stretch = axis.straightened(energy)[1]
         above = (energy > 0)[:, None]
         full = jnp.where(above, spectrum(energy), 0.0)
         escaped = None
@@ -336,21 +333,26 @@ class Response(eqx.Module):
             share = self.escape.share(energy)[:, None]
             escaped = jnp.where(above, spectrum(whole), 0.0) * self.escape.share(whole)[:, None]
             full = (1 - share) * full
-        sigma = _sigma(resolution, jnp.maximum(energy, 0.0))
+        sigma = stretch * _sigma(resolution, jnp.maximum(energy, 0.0))
+        full = full / stretch[:, None]  # per keV of the uniform axis, on which cells are equal
         steps = jnp.arange(-reach, reach + 2) - 0.5
         distance = jnp.broadcast_to(axis.gain * steps[:, None], (steps.size, sigma.size))
         peak, part = _peak(distance, sigma), self.incomplete_charge
         of_full, shelf = peak, 0.0
         if part is not None:
             in_tail, in_shelf = part.shares(energy)
-            tail = tail_shares(distance, sigma, part.relative_loss * jnp.maximum(energy, 0.0))
+            decay = stretch * part.relative_loss * jnp.maximum(energy, 0.0)
+            tail = tail_shares(distance, sigma, decay)
             in_peak = 1 - in_tail - in_shelf
             of_full = in_peak[None, :] * peak + in_tail[None, :] * tail
             density = in_shelf[:, None] * full / jnp.maximum(energy, axis.gain)[:, None]
             later = jnp.cumsum(density[::-1], axis=0)[::-1] - 0.5 * density
             shelf = axis.gain * jnp.where(above, later, 0.0)[reach : reach + axis.size]
-        out = _gathered(of_full, full, reach, axis.size) + shelf
-        return out if escaped is None else out + _gathered(peak, escaped, reach, axis.size)
+        out = _gathered(of_full, full, reach, axis.size)
+        if escaped is not None:
+            out = out + _gathered(peak, escaped / stretch[:, None], reach, axis.size)
+        # back to keV of energy; the shelf is level in energy as it is
+        return out * stretch[reach : reach + axis.size][:, None] + shelf
 
 
 def _gathered(shares, amplitude, reach, size):

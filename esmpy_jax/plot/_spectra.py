@@ -24,10 +24,10 @@ from ._style import (
     values,
 )
 
-_WIDTH = 10.0  # inches, of the figure
-_SIZE = (_WIDTH - 1.0, 3.3)  # of the main axes, roughly
-_PANEL = (_WIDTH - 1.0, 1.8)  # of one phase's axes
-_LIMIT = 8.0  # largest residual shown at its place, in standard deviations
+WIDTH = 10.0  # inches, of the figure
+_SIZE = (WIDTH - 1.0, 3.3)  # of the main axes, roughly
+_PANEL = (WIDTH - 1.0, 1.8)  # of one phase's axes
+LIMIT = 8.0  # largest residual shown at its place, in standard deviations
 
 
 @styled
@@ -55,14 +55,14 @@ def plot_spectra(
     - `energy_range`: (low, high) in keV; all by default.
     """
     need(dataset, "counts_sum")
-    _check_scale(scale)
-    energy, inside = _energy(dataset, energy_range)
+    check_scale(scale)
+    energy, inside = energies(dataset, energy_range)
     counts = values(dataset, "counts_sum", "energy")[inside]
     shares = _phase_counts(dataset)[inside]
     fit = shares.sum(1)
     titles = phase_names(dataset, names)
 
-    figure = new_figure(_WIDTH, 6.4)
+    figure = new_figure(WIDTH, 6.4)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3.4, 1))
     top.fill_between(energy, counts, step="mid", color=PALE, linewidth=0, label="counts")
     for i, name in enumerate(titles):
@@ -72,8 +72,8 @@ def plot_spectra(
     top.plot(energy, fit, color=INK, linewidth=0.9, label="fit")
     gain = float(energy[1] - energy[0]) if len(energy) > 1 else 0.0
     top.set_xlim(energy[0] - gain / 2, energy[-1] + gain / 2)
-    _set_height(top, scale, np.maximum(counts, fit), shares)
-    top.set_ylabel(_per_channel("counts", gain))
+    set_height(top, scale, np.maximum(counts, fit), shares)
+    top.set_ylabel(per_channel("counts", gain))
     handles, labels = top.get_legend_handles_labels()
     order = [labels.index("counts"), labels.index("fit"), *range(1, len(labels) - 1)]
     figure.legend(
@@ -83,8 +83,8 @@ def plot_spectra(
         ncols=min(len(order), 5),
     )
     top.tick_params(labelbottom=False)
-    _residuals(bottom, energy, counts, fit)
-    _tick_energy(bottom)
+    residuals(bottom, energy, counts, fit)
+    tick_energy(bottom)
     least = 0.01 * float(fit.max()) if scale == "linear" else 0.0
     shown = visible_lines(lines, energy, fit, least=least)
     label_lines(top, shown, energy, np.maximum(counts, fit), size=_SIZE)
@@ -107,16 +107,16 @@ def plot_phase_spectra(
     labelled.
     """
     need(dataset, "spectra")
-    _check_scale(scale)
-    energy, inside = _energy(dataset, energy_range)
+    check_scale(scale)
+    energy, inside = energies(dataset, energy_range)
     spectra = values(dataset, "spectra", "energy", "phase")[inside]
     spectra = spectra / np.maximum(spectra.sum(0), 1e-300)
     titles = phase_names(dataset, names)
-    figure = new_figure(_WIDTH, 0.7 + 2.5 * len(titles))
+    figure = new_figure(WIDTH, 0.7 + 2.5 * len(titles))
     grid = figure.subplots(len(titles), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     gain = float(energy[1] - energy[0]) if len(energy) > 1 else 0.0
     grid[0].set_xlim(energy[0] - gain / 2, energy[-1] + gain / 2)
-    _set_height(grid[0], scale, spectra, spectra)
+    set_height(grid[0], scale, spectra, spectra)
     for i, (axes, title) in enumerate(zip(grid, titles, strict=True)):
         colour = phase_colour(i)
         axes.fill_between(energy, spectra[:, i], color=colour, alpha=0.18, linewidth=0)
@@ -134,21 +134,23 @@ def plot_phase_spectra(
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5},
         )  # fmt: skip
     grid[-1].set_xlabel("energy (keV)")
-    _tick_energy(grid[-1])
-    figure.supylabel(_per_channel("share of the phase's counts", gain), fontsize=11)
+    tick_energy(grid[-1])
+    figure.supylabel(per_channel("share of the phase's counts", gain), fontsize=11)
     return figure
 
 
-def _tick_energy(axes: Axes) -> None:
+def tick_energy(axes: Axes) -> None:
+    """Ticks at whole energies, with small ones between them."""
     axes.xaxis.set_major_locator(MaxNLocator(11, steps=[1, 2, 5, 10]))
     axes.xaxis.set_minor_locator(AutoMinorLocator())
 
 
-def _check_scale(scale: str) -> None:
+def check_scale(scale: str) -> None:
+    """Raise `InputError` for a scale that no axis has."""
     check(scale in ("log", "linear"), f"Unknown scale '{scale}'; choose 'log' or 'linear'.")
 
 
-def _energy(
+def energies(
     dataset: xr.Dataset, energy_range: tuple[Number, Number] | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The channels' energies inside the range, and which channels these are."""
@@ -172,7 +174,7 @@ def _phase_counts(dataset: xr.Dataset) -> np.ndarray:
     return values(dataset, "spectra", "energy", "phase") * amounts
 
 
-def _set_height(axes: Axes, scale: str, upper: np.ndarray, level: np.ndarray) -> None:
+def set_height(axes: Axes, scale: str, upper: np.ndarray, level: np.ndarray) -> None:
     """Limits that hold the peaks and, on a log axis, show the continuum and no empty decades."""
     top = max(float(upper.max()), 1e-300)
     if scale == "linear":
@@ -185,14 +187,21 @@ def _set_height(axes: Axes, scale: str, upper: np.ndarray, level: np.ndarray) ->
     axes.set_ylim(min(max(floor, top / 1e5), top / 30), 1.6 * top)
 
 
-def _per_channel(what: str, gain: float) -> str:
+def per_channel(what: str, gain: float) -> str:
+    """A label that tells the width of a channel."""
     return f"{what} per {1000 * gain:.3g} eV"
 
 
-def _residuals(axes: Axes, energy: np.ndarray, counts: np.ndarray, fit: np.ndarray) -> None:
+def residuals(
+    axes: Axes, energy: np.ndarray, counts: np.ndarray, fit: np.ndarray, *, least: float = 4.0
+) -> None:
+    """What is left, in standard deviations, with marks at the edge for what lies beyond.
+
+    The axes reach to the largest, at least to `least` and at most to `LIMIT`.
+    """
     residual = (counts - fit) / np.sqrt(np.maximum(fit, 1e-12))
     residual = np.where((fit <= 1e-12) & (counts == 0), 0.0, residual)
-    limit = float(np.clip(1.1 * np.abs(residual).max(), 4.0, _LIMIT))
+    limit = float(np.clip(1.1 * np.abs(residual).max(), least, LIMIT))
     far = np.abs(residual) > limit
     axes.axhspan(-2, 2, color=PALE, alpha=0.6, linewidth=0)
     axes.axhline(0, color=SOFT, linewidth=0.8)

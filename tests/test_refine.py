@@ -1,0 +1,421 @@
+"""Physical parameters by the counts: derivatives, recovery, errors, and what is refused."""
+
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import esmpy_jax as ej
+from esmpy_jax.inference import propagate
+from esmpy_jax.inference._pools import pooled_amounts
+from esmpy_jax.inference._scoring import best_abundances, excess, score
+from esmpy_jax.inference._tangents import parametrised, spectra, tangents
+from esmpy_jax.model import LogitNormal, LogNormal, Normal, adjustables, adjusted, switched_on
+from esmpy_jax.physics import (
+    Detector,
+    IncompleteCharge,
+    Layer,
+    LayeredEfficiency,
+    Resolution,
+    Response,
+    SiliconEscape,
+    detector_window,
+)
+from esmpy_jax.simulate import Phase, simulate
+
+PHASES = (
+    Phase("silicate", {"O": 60, "Mg": 20, "Si": 20}, density=3.2, bremsstrahlung=0.3),
+    Phase("oxide", {"O": 50, "Mg": 10, "Fe": 40}, density=5.0, bremsstrahlung=0.3),
+)
+
+
+def make_model(response=None, thickness=150, size=500, **options):
+    windows = (Layer.of("Al", 2.70, 30), Layer.of("Si", 2.33, 60))
+    efficiency = LayeredEfficiency(windows, detector_window("windowless").active)
+    return ej.EDSModel.from_axis(
+        ej.EnergyAxis(0.3, 0.02, size),
+        ["O", "Mg", "Si", "Fe"],
+        beam_energy=200.0,
+        detector=Detector(efficiency, Resolution.from_mn_ka(130.0), response),
+        take_off_angle=22.0,
+        thickness=thickness,
+        density=4.0,
+        **options,
+    )
+
+
+def full_response():
+    return Response(IncompleteCharge(80.0, 20.0, 0.05), SiliconEscape())
+
+
+def one_phase(model, seed=0, dose=2e5):
+    """Two pixels of the silicate."""
+    return simulate(model, PHASES[:1], np.ones((1, 1, 2)), dose, key=jax.random.key(seed))
+
+
+def two_phases(model, seed=0, size=8, dose=2000.0):
+    """Left half silicate, right half oxide, some mixed between them."""
+    share = np.clip(np.linspace(-0.5, 1.5, size), 0, 1)[None, :].repeat(size, 0)
+    return simulate(model, PHASES, np.stack([1 - share, share]), dose, key=jax.random.key(seed))
+
+
+def as_believed(image, model):
+    """The image with the energy axis of another model."""
+    return dataclasses.replace(image, energy_axis=model.energy_axis)
+
+
+WRONG = {
+    "energy_offset": 0.31,
+    "energy_gain": 0.02003,
+    "noise_fwhm": 56.0,
+    "fano": 0.13,
+    "mass_thickness": 9e-5,
+    "window_Si": 80.0,
+}
+
+
+# --- priors and names
+
+
+@pytest.mark.parametrize(
+    "prior",
+    [
+        lambda: Normal(2.0, 0.5),
+        lambda: LogNormal(2.0, 0.5),
+        lambda: LogitNormal(2.0, 0.5, -1.0, 5.0),
+    ],
+    ids=["normal", "log-normal", "logit-normal"],
+)
+def test_a_prior_keeps_its_parameter_in_bounds_and_inverts(x64, prior):
+    prior = prior()
+    u = np.array([-4.0, -1.0, 0.0, 0.3, 5.0])
+    values = np.array([float(prior.value(x)) for x in u])
+    assert (np.diff(values) > 0).all()
+    assert values[2] == pytest.approx(2.0)
+    np.testing.assert_allclose([float(prior.coordinate(v)) for v in values], u, atol=1e-9)
+    numeric = (float(prior.value(0.3 + 1e-5)) - float(prior.value(0.3 - 1e-5))) / 2e-5
+    assert float(prior.slope(0.3)) == pytest.approx(numeric, rel=1e-8)
+    if isinstance(prior, LogitNormal):
+        assert values.min() > -1 and values.max() < 5
+    elif isinstance(prior, LogNormal):
+        assert values.min() > 0
+
+
+@pytest.mark.parametrize(
+    ("prior", "values"),
+    [(Normal, (1.0, 0.0)), (LogNormal, (0.0, 1.0)), (LogitNormal, (1.0, 1.0))],
+)
+def test_impossible_priors(prior, values):
+    with pytest.raises(ej.InputError):
+        prior(*values)
+
+
+def test_every_parameter_is_found_by_name_and_can_be_changed():
+    names = ["continuum_correction_2", "efficiency_correction_1", "pile_up_share", "Fe L ratio"]
+    model = switched_on(make_model(full_response()), names, np.ones(500))
+    model = model.with_line_groups("Mg K-M")
+    for name, parameter in adjustables(model).items():
+        value = float(parameter.of(model))
+        new = 1.1 * value if value else 0.01
+        changed = adjusted(model, {name: new})
+        assert float(parameter.of(changed)) == pytest.approx(new, rel=1e-6), name
+        others = {n: p for n, p in adjustables(changed).items() if n != name}
+        for other, same in others.items():
+            assert float(same.of(changed)) == float(same.of(model)), (name, other)
+        assert changed.parameters()[name].value == pytest.approx(new, rel=1e-6)
+
+
+def test_parts_are_switched_on_without_a_change_where_they_can_be():
+    model = make_model()
+    names = ["continuum_correction_3", "efficiency_correction_2", "Mg K-M ratio", "Fe energy"]
+    model = switched_on(model, names[:3], np.ones(500))
+    np.testing.assert_allclose(model.basis().matrix, make_model().basis().matrix, rtol=1e-6)
+    assert model.detector.response is None
+    with pytest.raises(ej.InputError, match="names no group of lines"):
+        switched_on(model, names, np.ones(500))
+    with pytest.raises(ej.InputError, match="no line Mg M"):
+        model.with_line_groups("Mg M")
+
+
+def test_corrections_of_lines_do_what_they_say():
+    model = make_model().with_line_groups("Fe K-M", "Mg K")
+    plain = np.asarray(make_model().basis().matrix)
+    more = np.asarray(adjusted(model, {"Fe K-M ratio": 2.0}).basis().matrix)
+    difference = (more - plain)[:, 3]
+    energy = np.asarray(model.energy_axis.centres)
+    assert abs((energy * difference).sum() / difference.sum() - 7.06) < 0.01
+    k_m = [n.startswith("K-M") for n in model.lines.name]
+    own = (model.lines.atomic_number == 26) & np.array(k_m)
+    share = model.lines.cross_section[own].sum() / 1e-24
+    assert difference.sum() == pytest.approx(share, rel=0.02)  # the efficiency is 1 within 2 %
+    moved = np.asarray(adjusted(model, {"Mg K energy": 5.0}).basis().matrix)[:, 1]
+    mean = [(energy * m).sum() / m.sum() for m in (moved, plain[:, 1])]
+    assert mean[0] - mean[1] == pytest.approx(0.005, rel=0.01)
+
+
+def test_magnesium_has_its_valence_line():
+    """Free atoms have no 3p electron to fill the K shell; the solid emits from its valence band."""
+    lines = ej.atomic.emission_lines(["Mg"], 200.0).of("Mg")
+    valence = [n.startswith("K-M") for n in lines.name]
+    assert lines.energy[valence] == pytest.approx(1.3022)
+    k = np.array([f == "K" for f in lines.family])
+    assert lines.cross_section[valence].sum() / lines.cross_section[k].sum() == pytest.approx(0.02)
+
+
+# --- derivatives
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_spectra_are_those_of_the_basis(weighted):
+    model = make_model(full_response())
+    if not weighted:
+        model = dataclasses.replace(model, mass_thickness=None)
+    weights = jnp.asarray(np.random.default_rng(0).uniform(0.1, 1, (len(model.columns), 2)), float)
+    expected = model.basis(weights).endmembers(weights)
+    np.testing.assert_allclose(model.endmembers(weights), expected, rtol=2e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-6), ("float32", 1e-2)])
+def test_derivatives_by_weights_and_parameters(precision, tolerance, request):
+    """Against central differences, in double precision whatever the tangents were made in."""
+    if precision == "float64":
+        request.getfixturevalue("x64")
+    names = ["continuum_correction_2", "efficiency_correction_1", "Fe L ratio", "Mg K-M energy"]
+    names += ["pile_up_share"]
+    spectrum = 1e3 * np.exp(-np.arange(200) / 40)
+    model = switched_on(make_model(full_response(), size=200), names, spectrum)
+    # sum peaks are interpolated between channels: off the kink at a whole number of channels
+    model = adjusted(model, {"energy_offset": 0.307})
+    every, start = parametrised(model)
+    rng = np.random.default_rng(1)
+    weights = rng.uniform(0.1, 1, (len(model.columns), 2))
+    u, w = jnp.asarray(start, float), jnp.asarray(weights, float)
+    found = tangents(every, u, w, range(len(start)))
+    assert found.weights.shape == (2, 200, len(weights))
+    assert found.parameters.shape == (2, 200, len(start))
+    scale = np.abs(np.asarray(found.endmembers)).max()
+    assert np.isfinite(np.asarray(found.parameters)).all()
+
+    def differences(move, step):
+        ends = [np.asarray(spectra(every, *move(s * step))[0], np.float64) for s in (1, -1)]
+        return (ends[0] - ends[1]).T / (2 * step)
+
+    step = 1e-4 if precision == "float64" else 3e-2
+    for k, name in enumerate(every.names):
+        numeric = differences(lambda h, k=k: (u.at[k].add(h), w), step)
+        size = max(np.abs(numeric).max(), 1e-3 * scale)
+        error = np.abs(np.asarray(found.parameters[:, :, k]) - numeric).max()
+        assert error < tolerance * size + step**2 * size, name
+    for j in range(len(weights)):
+        numeric = differences(lambda h, j=j: (u, w.at[j].add(h)), step)
+        error = np.abs(np.asarray(found.weights[:, :, j]) - numeric).max()
+        assert error < (tolerance + step**2) * np.abs(numeric).max()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"mass_thickness": 0.0},
+        {"tail_depth": 0.0, "shelf_depth": 0.0},
+        {"tail_relative_loss": 1e-6},
+        {"noise_fwhm": 0.0, "fano": 1e-6},
+    ],
+)
+def test_derivatives_are_finite_at_the_limits(values):
+    model = adjusted(make_model(full_response(), size=200), values)
+    every, start = parametrised(model)
+    weights = jnp.full((len(model.columns), 1), 0.2)
+    u = jnp.asarray(np.nan_to_num(start), float)
+    found = tangents(every, u, weights, range(len(start)))
+    assert all(np.isfinite(np.asarray(x)).all() for x in found)
+
+
+# --- refinement
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """What is believed, what is true, and an image of the truth."""
+    believed = make_model()
+    true = adjusted(believed, WRONG)
+    return believed, true, as_believed(one_phase(true), believed)
+
+
+def test_a_wrong_detector_is_put_right(problem):
+    believed, true, image = problem
+    before = believed.parameters()
+    result = ej.refine(image, believed, parameters=list(WRONG))
+    assert result.converged and result.loss == "summed"
+    assert believed.parameters() == before
+    assert (np.diff(result.trace) <= 1e-3).all()
+    for name, value in WRONG.items():
+        found = result.parameters[name]
+        assert found.before == pytest.approx(before[name].value, rel=1e-5)
+        assert abs(found.after - value) < 3.5 * found.stderr, name
+        assert result.model.parameters()[name].value == pytest.approx(found.after, rel=1e-5)
+        assert result.model.parameters()[name].source == "refined"
+        assert result.values[name] == found.after
+    assert result.deviance_before / result.dof_before > 3
+    # chi-squared of about 480 degrees of freedom has a standard deviation of 0.065
+    assert abs(result.deviance_after / result.dof - 1) < 0.25
+    assert result.dof_before - result.dof == len(WRONG)
+    fit = result.dataset["fit_sum"].values
+    assert fit.sum() == pytest.approx(image.counts.total, rel=1e-3)
+    total, own = (
+        result.dataset[f"composition_stderr{x}"].sel(element="O").item() for x in ("_total", "")
+    )
+    assert total > own > 0
+    off = result.dataset["composition"].sel(element="O").item() - 60
+    assert abs(off) < 3.5 * total
+
+
+def test_the_same_with_every_pixel_and_with_pools():
+    """Phases that absorb differently, each by its own composition."""
+    true = adjusted(make_model(), WRONG)
+    image = as_believed(two_phases(true), true)
+    solution = ej.fit(image, true, 2, solver=ej.VariableProjectionNewton(), max_steps=200)
+    names = ["energy_offset", "noise_fwhm", "mass_thickness"]
+    start = adjusted(true, {"energy_offset": 0.3, "noise_fwhm": 50.0, "mass_thickness": 6e-5})
+    pools = ej.refine(image, start, solution, names)
+    assert pools.loss == "pools"
+    for result in (pools, ej.refine(image, start, solution, names, loss="pixels")):
+        assert result.converged
+        for name in names:
+            found = result.parameters[name]
+            assert abs(found.after - WRONG[name]) < 4 * found.stderr, name
+        assert list(result.dataset["phase"].values) == list(solution.dataset["phase"].values)
+
+
+def test_a_filter_and_priors_of_ones_own(problem):
+    believed, _, image = problem
+    nothing = jax.tree.map(lambda _: False, believed)
+    axis = jax.tree.map(lambda _: True, believed.energy_axis)
+    wanted = eqx.tree_at(lambda m: m.energy_axis, nothing, axis)
+    by_filter = ej.refine(image, believed, parameters=wanted, max_steps=2)
+    assert list(by_filter.parameters) == ["energy_offset", "energy_gain", "energy_quadratic"]
+    tight = {"energy_offset": Normal(0.3, 1e-7), "energy_gain": None}
+    held = ej.refine(image, believed, parameters=tight, max_steps=2)
+    offset = held.parameters["energy_offset"]
+    assert offset.after == pytest.approx(0.3, abs=1e-5)
+    assert not offset.determined
+    assert "do not determine energy_offset" in " ".join(held.notes)
+    assert not held.converged and "stopped before" in held.notes[0]
+
+
+def test_parameters_that_cannot_be_told_apart_are_named(problem):
+    believed, _, image = problem
+    pair = ["take_off_angle", "mass_thickness"]
+    result = ej.refine(image, believed, parameters=[*WRONG, "take_off_angle"])
+    note = [n for n in result.notes if "told apart" in n]
+    assert note and all(name in note[0] for name in pair)
+    assert result.correlation.shape == (7, 7)
+    np.testing.assert_allclose(np.diag(result.correlation), 1, rtol=1e-6)
+
+
+def test_the_default_set_depends_on_the_model(problem):
+    believed, _, image = problem
+    thin = (
+        make_model(thickness=None) if False else dataclasses.replace(believed, mass_thickness=None)
+    )
+    result = ej.refine(image, thin, max_steps=1)
+    assert "mass_thickness" not in result.parameters
+    assert {"energy_offset", "fano", "tail_depth"} <= set(result.parameters)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"parameters": ["gain"]}, "no parameter 'gain'"),
+        ({"parameters": []}, "No parameter is named"),
+        ({"loss": "all"}, "The loss is 'all'"),
+        ({"loss": "pools"}, "needs the phases of a solution"),
+        ({"parameters": ["tail_depth"], "response": True}, "cannot be refined by factors"),
+    ],
+)
+def test_what_cannot_be_refined(problem, options, sentence):
+    believed, _, image = problem
+    if options.pop("response", False):
+        detector = dataclasses.replace(
+            believed.detector, response=Response(IncompleteCharge(0.0, 0.0))
+        )
+        believed = dataclasses.replace(believed, detector=detector)
+    with pytest.raises(ej.InputError, match=sentence):
+        ej.refine(image, believed, **options)
+
+
+def test_errors_are_those_of_repeated_measurements(problem):
+    """z of parameters and compositions over images of the same truth has unit variance.
+
+    With 24 images the standard deviation of one z scatters by 0.15; bounds are 2.5 times that.
+    """
+    _, true, _ = problem
+    names = ["energy_offset", "noise_fwhm", "fano", "mass_thickness"]
+    # the prior is wide, so that it pulls by much less than an error
+    start = adjusted(true, {"energy_offset": 0.3, "noise_fwhm": 50.0})
+    scores, atoms, errors = [], [], []
+    for seed in range(24):
+        image = as_believed(one_phase(true, seed=100 + seed), true)
+        result = ej.refine(image, start, parameters=names)
+        assert result.converged
+        each = [(result.parameters[n], WRONG[n]) for n in names]
+        scores.append([(found.after - exact) / found.stderr for found, exact in each])
+        atoms.append(result.dataset["composition"].values[:3, 0])
+        errors.append(result.dataset["composition_stderr_total"].values[:3, 0])
+    scores = np.concatenate([scores, (np.array(atoms) - [60, 20, 20]) / errors], axis=1)
+    spread = np.sqrt((scores**2).mean(0))
+    assert (0.62 < spread).all() and (spread < 1.4).all(), spread
+
+
+def test_what_a_parameter_does_to_a_solution():
+    """Predicted changes of at% against W fitted again with the changed parameter, maps kept."""
+    true = make_model()
+    image = as_believed(two_phases(true), true)
+    solution = ej.fit(image, true, 2, solver=ej.VariableProjectionNewton(), max_steps=200)
+    told = propagate(image, true, solution)
+    spectra_now = np.asarray(solution.basis.endmembers(solution.weights))
+    counts, amounts = pooled_amounts(image.counts, spectra_now, np.asarray(solution.abundances))
+    every, start = parametrised(true)
+
+    def composition(u):
+        options = {"held_abundances": True, "max_steps": 50, "tol": 1e-5}
+        fit = score(counts, every, np.asarray(solution.weights, float), amounts, u, (), **options)
+        atoms = fit.point.weights[:4]
+        return 100 * atoms / atoms.sum(0)
+
+    plain = composition(start)
+    for name in ("mass_thickness", "window_Si", "fano"):
+        value = float(adjustables(true)[name].of(true))
+        k = every.names.index(name)
+        moved = start.copy()
+        moved[k] = float(every.priors[k].coordinate(1.1 * value))
+        predicted = told["composition_sensitivity"].sel(parameter=name).values
+        assert told["step"].sel(parameter=name).item() == "10 %"
+        # the change is linear to a tenth of itself
+        np.testing.assert_allclose(
+            composition(moved) - plain, predicted, atol=0.1 * np.abs(predicted).max() + 2e-3
+        )
+    assert float(told["composition_stderr_physics"].max()) == 0
+    refined = ej.refine(image, true, solution, ["mass_thickness", "window_Si"])
+    with_errors = propagate(image, refined.model, solution, refined)
+    assert float(with_errors["composition_stderr_physics"].sel(element="O").min()) > 0
+    total = with_errors["composition_stderr_total"].values
+    assert (total >= with_errors["composition_stderr"].values).all()
+
+
+def test_the_loss_is_half_the_deviance():
+    true = make_model()
+    image = two_phases(true)
+    counts = image.counts
+    weights = jnp.asarray(np.random.default_rng(2).uniform(0.1, 1, (len(true.columns), 2)), float)
+    endmembers = true.endmembers(weights)
+    start = np.full((2, counts.n_pixels), counts.total / counts.n_pixels)
+    maps = best_abundances(counts, endmembers, start / np.asarray(endmembers).sum(), 0.01)
+    expected = np.asarray(endmembers, float) @ maps
+    seen = counts.to_dense().T.astype(float)
+    log = np.where(seen > 0, seen * np.log(np.maximum(seen, 1) / expected), 0)
+    assert excess(counts, endmembers, maps) == pytest.approx(
+        (expected - seen + log).sum(), rel=1e-5
+    )
