@@ -4,6 +4,7 @@ import csv
 import inspect
 import json
 import re
+import types
 
 import numpy as np
 import pytest
@@ -11,11 +12,13 @@ import xarray as xr
 from typer.testing import CliRunner
 
 import esmpy_jax as ej
-from esmpy_jax import plot
+from esmpy_jax import inference, plot
 from esmpy_jax.cli import app
 from esmpy_jax.cli._fit import fit
 from esmpy_jax.cli._refine import refine
-from esmpy_jax.cli._refined import measured
+from esmpy_jax.cli._refine import refined as refine_model
+from esmpy_jax.cli._refined import Refined, measured
+from esmpy_jax.inference._refine import FIRST_LOOK
 
 ELEMENTS = ["O", "Mg", "Al", "Si", "Ca", "Ti", "Fe", "Nd", "Sm", "Lu", "Hf"]
 NAMES = ["energy_offset", "noise_fwhm", "crystal_thickness"]
@@ -192,6 +195,33 @@ def test_refine_has_the_options_of_fit(monkeypatch):
     assert flags["fit"] <= flags["refine"]
     own, theirs = (inspect.signature(command).parameters for command in (refine, fit))
     assert {n: p for n, p in own.items() if n != "parameters"} == dict(theirs)
+
+
+def test_notes_leave_names_as_they_are():
+    notes = ("fano and noise_fwhm can hardly be told apart", "the counts do not determine fano")
+    found = types.SimpleNamespace(parameters={"fano": None, "noise_fwhm": None}, notes=notes)
+    assert Refined(found, ("without it fano was left out",)).notes == (
+        "Without it fano was left out.",
+        "fano and noise_fwhm can hardly be told apart.",
+        "The counts do not determine fano.",
+    )
+
+
+def test_what_is_left_out_is_said(monkeypatch):
+    """The default without self-absorption; nothing is said where names were given."""
+    axis = ej.EnergyAxis(0.4, 0.05, 100)
+    known = ej.Acquisition(beam_energy=200.0)
+    image = ej.SpectrumImage(ej.as_counts(np.ones((1, 1, 100), np.uint8)), axis, known)
+    model = ej.EDSModel.from_image(image, "O,Si")
+
+    def quick(image, model, *, parameters):
+        names = parameters or [name for name in FIRST_LOOK if name != "mass_thickness"]
+        return types.SimpleNamespace(parameters=dict.fromkeys(names), notes=())
+
+    monkeypatch.setattr(inference, "refine", quick)
+    (note,) = refine_model(image, model, names=None).notes
+    assert note.startswith("Without self-absorption mass_thickness was left out")
+    assert refine_model(image, model, names=["fano"]).notes == ()
 
 
 @pytest.mark.parametrize(

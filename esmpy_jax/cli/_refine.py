@@ -61,8 +61,8 @@ def refined(image: SpectrumImage, model: EDSModel, *, names: Sequence[str] | Non
     return Refined(
         found,
         tuple(
-            f"{name} was left out of the refinement, since the model has no self-absorption; give "
-            "--thickness and --density to refine it"
+            f"without self-absorption {name} was left out of the refinement; give --thickness and "
+            "--density to refine it"
             for name in left_out
         ),
     )

@@ -38,8 +38,12 @@ class Refined:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader should know of it."""
-        return (*self.left_out, *self.refinement.notes)
+        """What a reader should know of it, in sentences that leave names as they are."""
+        names = tuple(self.refinement.parameters)
+        return tuple(
+            note[0] + as_sentence(note)[1:] if note.startswith(names) else as_sentence(note)
+            for note in (*self.left_out, *self.refinement.notes)
+        )
 
 
 def with_refined(solution: Solution, image: SpectrumImage, refined: Refined) -> Solution:
@@ -125,7 +129,7 @@ def print_refined(refined: Refined, out: Console) -> None:
 
 def print_notes(refined: Refined, out: Console) -> None:
     for note in refined.notes:
-        out.print(f"Note: {as_sentence(note)}", markup=False)
+        out.print(f"Note: {note}", markup=False)
 
 
 def write_parameters(refined: Refined, path: pathlib.Path) -> None:

@@ -266,7 +266,7 @@ def _truth(solution: Solution, truth: Comparison) -> str:
 
 
 def _refinement(solution: Solution, pictures: dict[str, bytes], refined: Refined) -> str:
-    items = "".join(f"<li>{_text(as_sentence(note))}</li>" for note in refined.notes)
+    items = "".join(f"<li>{_text(note)}</li>" for note in refined.notes)
     notes = f'<ul class="notes">{items}</ul>' if items else ""
     return _section(
         "What was refined",

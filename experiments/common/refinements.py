@@ -30,7 +30,7 @@ def options(doc: str, quick: str) -> argparse.ArgumentParser:
 
 
 def folder(out: pathlib.Path | None, quick: bool, here: pathlib.Path) -> pathlib.Path:
-    """Where to write: as asked for, or else a temporary folder if quick, or else beside the script."""
+    """Where to write: as asked for, else a temporary folder if quick, else `here`."""
     out = out or (pathlib.Path(tempfile.mkdtemp()) if quick else here)
     out.mkdir(parents=True, exist_ok=True)
     return out
@@ -73,17 +73,17 @@ def parameter_table(refinement: ej.Refinement) -> str:
     """Every parameter before and after, as Markdown; with a star where the prior says it all."""
     lines = ["| parameter | before | after | prior | prior sd |", "|---|---|---|---|---|"]
     for name, p in refinement.parameters.items():
-        digits = max(int(np.ceil(1 - np.log10(p.stderr))), 0) if 1e-4 < p.stderr < 10 else None
-        value = f"{p.after:.4g} ± {p.stderr:.2g}"
-        if digits is not None:
-            value = f"{p.after:.{digits}f} ± {p.stderr:.{digits}f}"
-        star = "" if p.determined else " *"
-        lines.append(
-            f"| {name} | {p.before:.4g} | {value} {p.unit}{star} | {p.prior} | {p.coordinate:+.1f} |"
-        )
+        value = f"{p.after:.{_figures(p.after, p.stderr)}g} ± {p.stderr:.2g}"
+        value += f" {p.unit}".rstrip() + ("" if p.determined else " *")
+        lines.append(f"| {name} | {p.before:.4g} | {value} | {p.prior} | {p.coordinate:+.1f} |")
     return (
         "\n".join(lines) + "\n\n\\* not determined by the counts: the error is that of the prior."
     )
+
+
+def _figures(value: float, error: float) -> int:
+    """Significant figures by which a value ends where its error does."""
+    return max(int(np.floor(np.log10(abs(value) or error)) - np.floor(np.log10(error))) + 2, 1)
 
 
 def running_sigma(counts: np.ndarray, fit: np.ndarray) -> np.ndarray:

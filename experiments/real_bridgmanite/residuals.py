@@ -7,13 +7,13 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.optimize import nnls
 
 import esmpy_jax as ej
+from esmpy_jax import Element
 from esmpy_jax.model import adjusted, switched_on
 
-#: Elements that could be in the column or the sample, without gases and what is there already.
-CANDIDATES = (
-    "V Ge As Se Br Rb Sr Y Nb Ru Rh Pd Ag Cd In Sn Sb Te I Cs Ba La Ce Pr Eu Gd Tb Dy Ho Er Tm Yb "
-    "Ta Re Os Ir Au Hg Tl Pb Bi Th"
-).split()
+#: Elements that are neither in the model nor gases nor radioactive, but for Th.
+_NUMBERS = [23, *range(32, 36), *range(37, 40), 41, *range(44, 54), *range(55, 60), *range(63, 71)]
+_NUMBERS += [73, *range(75, 78), *range(79, 84), 90]
+CANDIDATES = tuple(Element(number).symbol for number in _NUMBERS)
 
 
 def fitted(
@@ -36,7 +36,7 @@ def fitted(
 def explanations(
     image: ej.SpectrumImage, refined: ej.Refinement, build: Callable[..., ej.EDSModel]
 ) -> str:
-    """The deviance that a shifted or broadened copy of the fit, Ca K moved, or an element takes away."""
+    """Deviance less by a copy of the fit shifted or broadened, by Ca K moved, or by an element."""
     names = list(refined.parameters)
     model = switched_on(build(image, CANDIDATES), names, np.asarray(image.sum_spectrum()))
     model = adjusted(model, refined.values)
@@ -55,7 +55,7 @@ def explanations(
         found, deviance = fitted(np.column_stack([base, columns]), counts, mean)
         return without - deviance, found[base.shape[1] :].sum()
 
-    tried = [(*_shifted(mean, gain, gained),)]
+    tried = [_shifted(mean, gain, gained)]
     wide = gaussian_filter1d(mean, 0.4 / gain)[:, None]
     tried.append(("a copy of the whole fit, 0.4 keV (σ) wide, about each peak", *gained(wide)))
     place = np.arange(len(counts))

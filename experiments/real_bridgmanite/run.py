@@ -2,20 +2,22 @@
 
     python experiments/real_bridgmanite/run.py [--file FILE] [--quick] [--out DIR]
 
-Writes the figures, and the tables between the markers of this folder's README.md (with `--out`, into
-DIR/tables.md). `--quick` refines the first stage only, holds out once and bins the image; it writes
-into DIR or a temporary folder. Without the file it does nothing.
+Writes the figures, and the tables between the markers of this folder's README.md (with `--out`,
+into DIR/tables.md). `--quick` refines the first stage only, holds out once and bins the image; it
+writes into DIR or a temporary folder. Without the file it does nothing.
 """
 
 import dataclasses
 import pathlib
 import sys
 import time
+from collections.abc import Iterator
 
 import jax
 import numpy as np
 
 import esmpy_jax as ej
+from esmpy_jax.inference import propagate
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "common"))
@@ -25,13 +27,11 @@ from residuals import explanations  # noqa: E402
 from tables import attenuation_table, composition_table, sensitivity_table  # noqa: E402
 
 FILE = HERE.parents[2] / "shared" / "data" / "88_ES-LP_G8_selection2_cropped2.hspy"
-ELEMENTS = "Mg Al Si Ca Fe Sm Nd Lu Hf U Ti".split()
-STRAY = "Cu Ga Mo Co Cr Mn K Zr Ni S P Cl Ar Na Zn Pt W".split()
-RATIOS = [
-    f"{group} ratio"
-    for group in ("Mg K-M", "Si K-M", "Ca K-M", "Fe K-M", "Cu K-M")
-    + ("Hf M", "Lu M", "Hf L2", "Lu L2")
-]
+ELEMENTS = ["Mg", "Al", "Si", "Ca", "Fe", "Sm", "Nd", "Lu", "Hf", "U", "Ti"]
+STRAY = ["Cu", "Ga", "Mo", "Co", "Cr", "Mn", "K", "Zr", "Ni"]
+STRAY += ["S", "P", "Cl", "Ar", "Na", "Zn", "Pt", "W"]
+_GROUPS = ["Mg K-M", "Si K-M", "Ca K-M", "Fe K-M", "Cu K-M", "Hf M", "Lu M", "Hf L2", "Lu L2"]
+RATIOS = [f"{group} ratio" for group in _GROUPS]
 SMOOTH = ["shelf_depth", *(f"continuum_correction_{k}" for k in (1, 2, 3, 4))]
 MARKS = {"2.2": 2.2, "Ca K": 3.69, "6.7": 6.72, "8.3": 8.3, "17.2": 17.2}
 
@@ -46,33 +46,33 @@ def main(arguments: list[str] | None = None) -> pathlib.Path | None:
         return None
     out = refinements.folder(options.out, options.quick, HERE)
     began = time.perf_counter()
-    image = ej.load(options.file)
-    model = build(image)
-
-    rows, last = staged(image, model, 1 if options.quick else 3)
-    refinements.plot_fit(last, [(0.8, 4.0), (4.0, 20.0)], MARKS).savefig(out / "fit.png", dpi=100)
-    parts = [
-        "### Stages\n\n" + stage_table(rows, last),
-        "### Parameters of the last stage\n\n" + refinements.parameter_table(last),
-    ]
-    if not options.quick:
-        parts += [
-            "### Variants of the last stage\n\n" + variants(image, model, list(last.parameters))
-        ]
-        parts += ["### What one more column would explain\n\n" + explanations(image, last, build)]
-    parts += [
-        "### Attenuation without oxygen\n\n" + attenuation_table(),
-        "### Held-out counts\n\n"
-        + held_out(image, model, list(last.parameters), 1 if options.quick else 10),
-        "### The image\n\n" + of_image(image.bin(4) if options.quick else image, model, last, out),
-        f"Made in {time.perf_counter() - began:.0f} s.",
-    ]
-    refinements.write("\n\n".join(parts), out, HERE)
+    parts = []
+    for title, text in sections(ej.load(options.file), options.quick, out):
+        parts.append(f"### {title}\n\n{text}")  # written as they come: the last ones take long
+        made = f"Made in {time.perf_counter() - began:.0f} s."
+        refinements.write("\n\n".join([*parts, made]), out, HERE)
     print(f"wrote {out}")
     return out
 
 
-def build(image: ej.SpectrumImage, more: list[str] = [], tail: bool = True) -> ej.EDSModel:  # noqa: B006
+def sections(image: ej.SpectrumImage, quick: bool, out: pathlib.Path) -> Iterator[tuple[str, str]]:
+    """Title and text of each table; draws the figures on the way."""
+    model = build(image)
+    rows, last = staged(image, model, 1 if quick else 3)
+    names = list(last.parameters)
+    figure = refinements.plot_fit(last, [(0.8, 4.0), (4.0, 20.0)], MARKS)
+    figure.savefig(out / "fit.png", dpi=100)
+    yield "Stages", stage_table(rows, last)
+    yield "Parameters of the last stage", refinements.parameter_table(last)
+    yield "Attenuation without oxygen", attenuation_table()
+    if not quick:
+        yield "What one more column would explain", explanations(image, last, build)
+        yield "Variants of the last stage", variants(image, model, names)
+    yield "Held-out counts", held_out(image, model, names, 1 if quick else 10)
+    yield "The image", of_image(image.bin(8) if quick else image, model, last, out)
+
+
+def build(image: ej.SpectrumImage, more: tuple[str, ...] = (), tail: bool = True) -> ej.EDSModel:
     """The model before anything is refined; `more`: further stray elements."""
     return ej.EDSModel.from_image(
         image,
@@ -170,7 +170,7 @@ def of_image(image, model: ej.EDSModel, refined: ej.Refinement, out: pathlib.Pat
         lines.append(f"| {label} | {found.nll:.1f} | {seconds:.0f} | {found.result} |")
     assert found is not None
     ej.plot.plot_abundances(found.dataset).savefig(out / "maps.png", dpi=100)
-    carried = ej.inference.propagate(image, refined.model, found, refined)
+    carried = propagate(image, refined.model, found, refined)
     return "\n\n".join(["\n".join(lines), composition_table(carried), sensitivity_table(carried)])
 
 

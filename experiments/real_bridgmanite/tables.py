@@ -1,5 +1,6 @@
 """Tables of compositions and of what the physics does to them."""
 
+import jax.numpy as jnp
 import numpy as np
 
 from esmpy_jax.physics import Layer
@@ -33,21 +34,21 @@ def sensitivity_table(carried, least: float = 0.05) -> str:
     head = "| parameter | step | " + " | ".join(phases) + " |"
     lines = [head, "|---" * (2 + len(phases)) + "|"]
     for k in np.argsort(-np.abs(change).max((1, 2)), kind="stable"):
-        if np.abs(change[k]).max() < least:
-            break
+        name, step = str(carried["parameter"].values[k]), str(carried["step"].values[k])
+        if np.abs(change[k]).max() < least or name.startswith("energy_"):
+            continue
         most = np.abs(change[k]).argmax(0)
         cells = [f"{change[k][e, a]:+.2f} {elements[e]}" for a, e in enumerate(most)]
-        name, step = str(carried["parameter"].values[k]), str(carried["step"].values[k])
         lines.append(f"| {name} | {step} | " + " | ".join(cells) + " |")
-    said = f"Parameters that change no element by {least:g} at% are left out."
+    said = f"Left out: the energy axis, and what changes no element by {least:g} at%."
     return "\n".join(lines) + f"\n\nThe element that changes most, in at%, by a step. {said}"
 
 
 def attenuation_table() -> str:
     """Mass attenuation of MgSiO3 and of its cations alone."""
     lines = ["| cm²/g | " + " | ".join(LINES) + " |", "|---" * (1 + len(LINES)) + "|"]
-    energies = np.array(list(LINES.values()))
+    energies = jnp.array(list(LINES.values()))
     for label, formula in (("MgSiO3", "MgSiO3"), ("Mg and Si alone", "MgSi")):
-        found = np.asarray(Layer.of(formula, 4.1, 100).attenuation(energies.astype(np.float32)))
+        found = np.asarray(Layer.of(formula, 4.1, 100).attenuation(energies))
         lines.append(f"| {label} | " + " | ".join(f"{x:.0f}" for x in found) + " |")
     return "\n".join(lines)
