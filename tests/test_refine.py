@@ -99,7 +99,8 @@ def test_a_prior_keeps_its_parameter_in_bounds_and_inverts(x64, prior):
     numeric = (float(prior.value(0.3 + 1e-5)) - float(prior.value(0.3 - 1e-5))) / 2e-5
     assert float(prior.slope(0.3)) == pytest.approx(numeric, rel=1e-8)
     if isinstance(prior, LogitNormal):
-        assert values.min() > -1 and values.max() < 5
+        assert values.min() > -1
+        assert values.max() < 5
     elif isinstance(prior, LogNormal):
         assert values.min() > 0
 
@@ -178,41 +179,46 @@ def test_spectra_are_those_of_the_basis(weighted):
     np.testing.assert_allclose(model.endmembers(weights), expected, rtol=2e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize(("precision", "tolerance"), [("float64", 1e-6), ("float32", 1e-2)])
-def test_derivatives_by_weights_and_parameters(precision, tolerance, request):
-    """Against central differences, in double precision whatever the tangents were made in."""
-    if precision == "float64":
-        request.getfixturevalue("x64")
+@pytest.mark.parametrize(("double", "tolerance"), [(True, 1e-6), (False, 1e-2)])
+def test_derivatives_by_weights_and_parameters(double, tolerance):
+    """Of either precision, against central differences in double precision."""
     names = ["continuum_correction_2", "efficiency_correction_1", "Fe L ratio", "Mg K-M energy"]
     names += ["pile_up_share"]
     spectrum = 1e3 * np.exp(-np.arange(200) / 40)
-    model = switched_on(make_model(full_response(), size=200), names, spectrum)
-    # sum peaks are interpolated between channels: off the kink at a whole number of channels
-    model = adjusted(model, {"energy_offset": 0.307})
-    every, start = parametrised(model)
     rng = np.random.default_rng(1)
-    weights = rng.uniform(0.1, 1, (len(model.columns), 2))
-    u, w = jnp.asarray(start, float), jnp.asarray(weights, float)
-    found = tangents(every, u, w, range(len(start)))
+
+    def problem():
+        model = switched_on(make_model(full_response(), size=200), names, spectrum)
+        # no channel centred on an absorption edge, no zero energy on one: there G has a kink
+        model = adjusted(model, {"energy_offset": 0.3033})
+        every, start = parametrised(model)
+        return every, jnp.asarray(start, float), jnp.asarray(weights, float)
+
+    weights = rng.uniform(0.1, 1, (len(make_model().columns), 2))
+    with jax.enable_x64(double):
+        every, u, w = problem()
+        found = jax.tree.map(np.asarray, tangents(every, u, w, range(len(u))))
+    assert found.endmembers.dtype == (np.float64 if double else np.float32)
     assert found.weights.shape == (2, 200, len(weights))
-    assert found.parameters.shape == (2, 200, len(start))
-    scale = np.abs(np.asarray(found.endmembers)).max()
-    assert np.isfinite(np.asarray(found.parameters)).all()
+    assert found.parameters.shape == (2, 200, len(u))
+    scale = np.abs(found.endmembers).max()
+    h = 1e-4
+    with jax.enable_x64(True):
+        every, u, w = problem()
 
-    def differences(move, step):
-        ends = [np.asarray(spectra(every, *move(s * step))[0], np.float64) for s in (1, -1)]
-        return (ends[0] - ends[1]).T / (2 * step)
+        def differences(move):
+            ends = [np.asarray(spectra(every, *move(s * h))[0]) for s in (1, -1)]
+            return (ends[0] - ends[1]).T / (2 * h)
 
-    step = 1e-4 if precision == "float64" else 3e-2
-    for k, name in enumerate(every.names):
-        numeric = differences(lambda h, k=k: (u.at[k].add(h), w), step)
-        size = max(np.abs(numeric).max(), 1e-3 * scale)
-        error = np.abs(np.asarray(found.parameters[:, :, k]) - numeric).max()
-        assert error < tolerance * size + step**2 * size, name
-    for j in range(len(weights)):
-        numeric = differences(lambda h, j=j: (u, w.at[j].add(h)), step)
-        error = np.abs(np.asarray(found.weights[:, :, j]) - numeric).max()
-        assert error < (tolerance + step**2) * np.abs(numeric).max()
+        for k, name in enumerate(every.names):
+            numeric = differences(lambda x, k=k: (u.at[k].add(x), w))
+            size = max(np.abs(numeric).max(), 1e-3 * scale)
+            error = np.abs(found.parameters[:, :, k] - numeric).max()
+            assert error < tolerance * size + 10 * h**2 * size, name
+        for j in range(len(weights)):
+            numeric = differences(lambda x, j=j: (u, w.at[j].add(x)))
+            error = np.abs(found.weights[:, :, j] - numeric).max()
+            assert error < tolerance * np.abs(numeric).max()
 
 
 @pytest.mark.parametrize(
@@ -245,10 +251,11 @@ def problem():
 
 
 def test_a_wrong_detector_is_put_right(problem):
-    believed, true, image = problem
+    believed, _, image = problem
     before = believed.parameters()
     result = ej.refine(image, believed, parameters=list(WRONG))
-    assert result.converged and result.loss == "summed"
+    assert result.converged
+    assert result.loss == "summed"
     assert believed.parameters() == before
     assert (np.diff(result.trace) <= 1e-3).all()
     for name, value in WRONG.items():
@@ -302,15 +309,18 @@ def test_a_filter_and_priors_of_ones_own(problem):
     assert offset.after == pytest.approx(0.3, abs=1e-5)
     assert not offset.determined
     assert "do not determine energy_offset" in " ".join(held.notes)
-    assert not held.converged and "stopped before" in held.notes[0]
+    assert not held.converged
+    assert "stopped before" in held.notes[0]
 
 
 def test_parameters_that_cannot_be_told_apart_are_named(problem):
     believed, _, image = problem
     pair = ["take_off_angle", "mass_thickness"]
-    result = ej.refine(image, believed, parameters=[*WRONG, "take_off_angle"])
+    wide = {"take_off_angle": LogitNormal(22.0, 0.5, 0.0, 90.0), "mass_thickness": None}
+    result = ej.refine(image, believed, parameters=dict.fromkeys(WRONG) | wide)
     note = [n for n in result.notes if "told apart" in n]
-    assert note and all(name in note[0] for name in pair)
+    assert note
+    assert all(name in note[0] for name in pair)
     assert result.correlation.shape == (7, 7)
     np.testing.assert_allclose(np.diag(result.correlation), 1, rtol=1e-6)
 
@@ -366,7 +376,8 @@ def test_errors_are_those_of_repeated_measurements(problem):
         errors.append(result.dataset["composition_stderr_total"].values[:3, 0])
     scores = np.concatenate([scores, (np.array(atoms) - [60, 20, 20]) / errors], axis=1)
     spread = np.sqrt((scores**2).mean(0))
-    assert (0.62 < spread).all() and (spread < 1.4).all(), spread
+    assert spread.min() > 0.62, spread
+    assert spread.max() < 1.4, spread
 
 
 def test_what_a_parameter_does_to_a_solution():

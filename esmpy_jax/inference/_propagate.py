@@ -38,7 +38,8 @@ def propagate(
     Returns a dataset with, in at%, `composition(element, phase)`, `composition_stderr` (counting
     alone), `composition_stderr_physics` (the refined parameters' share), `composition_stderr_total`
     of both, and `composition_sensitivity(parameter, element, phase)` by `step(parameter)` of every
-    physical parameter: 10 %, or one prior standard deviation of a parameter that may be zero.
+    physical parameter: 10 %, or one prior standard deviation where that is less or the
+    parameter may be zero.
 
     Raises `InputError` for a solution of another image or model.
     """
@@ -60,7 +61,7 @@ def propagate(
     moved[free] = -least_squares(own[np.ix_(free, free)]) @ mixed[free]
     rows = np.flatnonzero([c.in_composition for c in model.columns])
     change = np.stack([_fractions(weights, moved[:, k], rows) for k in range(len(names))])
-    steps = np.array([_step(p, u) for p, u in zip(every.priors, start, strict=True)])
+    steps, words = zip(*map(_step, every.priors, start), strict=True)
     data = solution.dataset
     error = data["composition_stderr"].values
     physics = np.zeros(error.shape)
@@ -81,7 +82,6 @@ def propagate(
             np.maximum(np.einsum("kep,kl,lep->ep", by_one, refinement.correlation, by_one), 0.0)
         )
     table, percent = ("element", "phase"), {"units": "at%"}
-    words = ["1 prior sd" if isinstance(p, Normal) else "10 %" for p in every.priors]
     return xr.Dataset(
         {
             "composition": data["composition"],
@@ -90,18 +90,24 @@ def propagate(
             "composition_stderr_total": (table, np.hypot(error, physics), percent),
             "composition_sensitivity": (
                 ("parameter", *table),
-                100 * change * steps[:, None, None],
+                100 * change * np.array(steps)[:, None, None],
                 percent,
             ),
         },
-        {"parameter": list(names), "step": ("parameter", words)},
+        {"parameter": list(names), "step": ("parameter", list(words))},
     )
 
 
-def _step(prior: AbstractPrior, u: float) -> float:
-    """Change of the coordinate by which a parameter grows by a tenth; one where it may be zero."""
-    value, slope = float(prior.value(u)), float(prior.slope(u))
-    return 1.0 if isinstance(prior, Normal) or slope == 0 else 0.1 * abs(value) / slope
+def _step(prior: AbstractPrior, u: float) -> tuple[float, str]:
+    """Change of the coordinate by which at% are told to change, and in words.
+
+    A tenth of the parameter, or one standard deviation of the prior where that is less or the
+    parameter may be zero.
+    """
+    value, slope = abs(float(prior.value(u))), abs(float(prior.slope(u)))
+    if isinstance(prior, Normal) or not 0 < 0.1 * value < slope:
+        return 1.0, "1 prior sd"
+    return 0.1 * value / slope, "10 %"
 
 
 def _fractions(

@@ -1,7 +1,6 @@
 """`refine`: physical parameters from the counts themselves."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -80,20 +79,20 @@ def refine(
         image.counts.total > 0,
         "The image holds no counts, so nothing can be refined; load another part of it.",
     )
-    model, priors = _chosen(model, parameters, np.asarray(image.sum_spectrum()))
+    given, (asked, priors) = model, _chosen(model, parameters, np.asarray(image.sum_spectrum()))
     counts, weights, abundances = _start(image, model, solution, loss)
-    alone = loss == "summed"
-    chosen, start = parametrised(model, priors)
+    as_given, at_first = parametrised(given)
+    chosen, start = parametrised(asked, priors)
     moved = [chosen.names.index(name) for name in priors]
-    if alone:
-        weights = _even(chosen, start, counts)
+    if loss == "summed":
+        weights = _even(as_given, at_first, counts)
     options = {
         "held_abundances": loss != "pixels",
         "max_steps": max_steps,
         "tol": tol,
         "progress": progress,
     }
-    before = score(counts, chosen, weights, abundances, start, (), **options)
+    before = score(counts, as_given, weights, abundances, at_first, (), **options)
     point = before.point
     after = score(counts, chosen, point.weights, point.abundances, start, moved, **options)
     finite = bool(np.isfinite(after.point.loss) and np.isfinite(after.near.gradient).all())
@@ -103,9 +102,9 @@ def refine(
             "leave parameters out."
         )
     phases = None
-    if solution is not None and not alone:
+    if solution is not None and loss != "summed":
         phases = [str(name) for name in solution.dataset["phase"].values]
-    return refinement(counts, chosen, before, after, moved, loss, tol, phases)
+    return refinement(counts, as_given, before, chosen, after, start, moved, loss, tol, phases)
 
 
 def _even(chosen: Parametrised, coordinates: np.ndarray, counts: AbstractCounts) -> np.ndarray:
@@ -144,7 +143,8 @@ def _chosen(
         check(
             found is not None,
             f"{name} is {float(known[name].of(model)):g} {known[name].unit}, from where it cannot "
-            "be refined by factors; build the model with a value inside its range, or give a prior.",
+            "be refined by factors; build the model with a value inside its range, or give a "
+            "prior.",
         )
         assert found is not None
         priors[name] = found

@@ -61,12 +61,13 @@ class Refinement:
     - `model`: with the refined values; `fit` takes it as any other.
     - `parameters`: what was refined, by name.
     - `correlation`: of the parameters, (parameter, parameter), in the order of `parameters`.
-    - `deviance_before`, `deviance_after`: of the counts that were fitted, W (and H) optimal in both.
+    - `deviance_before`, `deviance_after`: of the counts that were fitted, by the model as it was
+        given and as it was refined, W (and H) optimal in both.
     - `dof`: degrees of freedom afterwards: counts fitted less every number that was (of W and H
         those above zero, and each parameter).
     - `converged`, `steps`: how the search ended. `loss`: what was fitted.
-    - `dataset`: `W(column, phase)`, `composition(element, phase)` in at%, `composition_stderr` (counting
-        alone) and `composition_stderr_total` (with the parameters' share),
+    - `dataset`: `W(column, phase)`, `composition(element, phase)` in at%, `composition_stderr`
+        (counting alone) and `composition_stderr_total` (with the parameters' share),
         `counts_sum(energy)`, `fit_sum(energy)` and `fit_sum_before(energy)`.
     """
 
@@ -128,16 +129,18 @@ def _listed(names: Sequence[str]) -> str:
 
 def refinement(
     counts: AbstractCounts,
-    parametrised: Parametrised,
+    given: Parametrised,
     before: Found,
+    parametrised: Parametrised,
     after: Found,
+    start: Float[np.ndarray, " parameter"],
     moved: Sequence[int],
     loss: str,
     tol: float,
     phases: Sequence[str] | None,
 ) -> Refinement:
     """The labelled result of a search over the coordinates `moved`."""
-    start, point = before.point.coordinates, after.point
+    point = after.point
     told = posterior(point.weights, after.near)
     sd = np.sqrt(np.diag(told.parameters))
     known = adjustables(parametrised.model)
@@ -153,16 +156,17 @@ def refinement(
             coordinate=float(point.coordinates[k]),
             coordinate_stderr=float(sd[i]),
         )
-    refined = parametrised.at(jnp.asarray(point.coordinates, float)).with_sources(
-        dict.fromkeys(found, "refined")
-    )
+    sources = dict.fromkeys(found, "refined")
+    if "mass_thickness" in found:
+        sources["thickness"] = "refined"  # by the density, which stays
+    refined = parametrised.at(jnp.asarray(point.coordinates, float)).with_sources(sources)
     fitted = int((point.weights > 0).sum())
     if loss == "pixels":
         fitted += int((point.abundances > 0).sum()) - point.weights.shape[1]
     elif loss == "pools":  # whose brightness was taken from the counts
         fitted += int((np.asarray(counts.pixel_totals()) > 0).sum())
     seen = counts.n_channels * int((np.asarray(counts.pixel_totals()) > 0).sum())
-    parts = _labelled(counts, parametrised, before, after, told, phases)
+    parts = _labelled(counts, given, before, parametrised, after, told, phases)
     deviances = [
         2 * f.point.loss - float(f.point.coordinates @ f.point.coordinates) for f in (before, after)
     ]
@@ -182,7 +186,7 @@ def refinement(
     )
 
 
-def _labelled(counts, parametrised, before, after, told, phases):
+def _labelled(counts, given, before, parametrised, after, told, phases):
     """Variables, coordinates and attributes of the dataset."""
     model, weights = parametrised.model, after.point.weights
     rows = np.flatnonzero([c.in_composition for c in model.columns])
@@ -196,7 +200,7 @@ def _labelled(counts, parametrised, before, after, told, phases):
         "composition_stderr": (table, 100 * error, percent),
         "composition_stderr_total": (table, 100 * error_total, percent),
         "counts_sum": ("energy", np.asarray(counts.sum_spectrum(), np.float64)),
-        "fit_sum_before": ("energy", summed(counts, parametrised, before.point)),
+        "fit_sum_before": ("energy", summed(counts, given, before.point)),
         "fit_sum": ("energy", summed(counts, parametrised, after.point)),
     }
     n_phases = weights.shape[1]

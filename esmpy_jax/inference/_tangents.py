@@ -41,7 +41,7 @@ class Parametrised(eqx.Module):
 def parametrised(
     model: EDSModel, priors: Mapping[str, AbstractPrior] | None = None
 ) -> tuple[Parametrised, Float[np.ndarray, " parameter"]]:
-    """Every parameter of a model with its prior, by default the usual one, and where the model is."""
+    """Every parameter of a model with its prior, the usual one by default, and the model's u."""
     given, every, start = priors or {}, {}, []
     for name, parameter in adjustables(model).items():
         value = float(parameter.of(model))

@@ -83,6 +83,7 @@ def model_fields(
     `found`: where the energy axis and each quantity of `acquisition` came from.
     """
     sources: dict[str, str] = {name: found[name] for name in ("energy_offset", "energy_gain")}
+    sources["energy_quadratic"] = "given" if float(energy_axis.quadratic) else "default"
     sample, other = parse_elements(elements), parse_elements(stray)
     cuts = {parse_element(key): float(value) for key, value in (split or {}).items()}
     _check_roles(sample, other, cuts)

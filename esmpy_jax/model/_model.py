@@ -1,9 +1,8 @@
 """`EDSModel`: from physical parameters to the basis G."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
-
-import dataclasses
 
 import equinox as eqx
 import jax

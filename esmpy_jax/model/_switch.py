@@ -16,6 +16,7 @@ from ..physics import (
     SiliconEscape,
     SmoothCorrection,
 )
+from ._adjustable import adjustables
 from ._model import EDSModel
 
 #: Where an unknown share of piled-up photons starts.
@@ -36,6 +37,7 @@ def switched_on(model: EDSModel, names: Sequence[str], spectrum: Curve) -> EDSMo
 
     Parts that the model has stay as they are. Names that mean nothing are left to the caller.
     """
+    before = set(adjustables(model))
     groups = [name.rsplit(" ", 1)[0] for name in names if name.endswith((" ratio", " energy"))]
     model = model.with_line_groups(*groups)
     low, high = _range(model)
@@ -64,7 +66,9 @@ def switched_on(model: EDSModel, names: Sequence[str], spectrum: Curve) -> EDSMo
         if response.pile_up is None:
             response = dataclasses.replace(response, pile_up=PileUp(_PILE_UP, spectrum))
     detector = dataclasses.replace(detector, response=response)
-    return dataclasses.replace(model, detector=detector)
+    whole = dataclasses.replace(model, detector=detector)
+    new = set(adjustables(whole)) - before
+    return whole.with_sources(dict.fromkeys(sorted(new), "default"))
 
 
 def _order(names: Sequence[str], start: str) -> int:

@@ -79,7 +79,7 @@ class EnergyAxis(eqx.Module):
     def straightened(
         self, energy: Float[Array, "*shape"]
     ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
-        """Where an energy lies on the axis without its quadratic term, and how lengths change there.
+        """Where an energy lies without the quadratic term, and how lengths change there.
 
         Channel i, `E = offset + gain i + quadratic i²`, is at `E - quadratic i²` of a uniform axis,
         whose lengths are `gain / (gain + 2 quadratic i)` times those in energy.

@@ -120,7 +120,7 @@ def gaussian_window(
 def around(
     axis: EnergyAxis, energy: Float[Array, " line"], reach: int
 ) -> tuple[Int[Array, " line"], Float[Array, "edge line"]]:
-    """The first of the `2 reach + 1` channels around each line, and how far their edges are above it.
+    """The first of the `2 reach + 1` channels around each line, and how far above it edges are.
 
     Distances are in keV.
     """

@@ -2,9 +2,9 @@
 
     python experiments/fept/run.py [--file FILE] [--quick] [--out DIR]
 
-FILE is the spectrum that exspy ships; without it an importable exspy is looked for. Writes the figure,
-and the tables between the markers of this folder's README.md (with `--out`, into DIR/tables.md).
-`--quick` takes the K and L lines alone and writes into DIR or a temporary folder.
+FILE is the spectrum that exspy ships; without it an importable exspy is looked for. Writes the
+figure, and the tables between the markers of this folder's README.md (with `--out`, into
+DIR/tables.md). `--quick` takes the K and L lines alone and writes into DIR or a temporary folder.
 """
 
 import importlib.util
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import esmpy_jax as ej
+from esmpy_jax.atomic import parse_element
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "common"))
@@ -72,10 +73,11 @@ def main(arguments: list[str] | None = None) -> pathlib.Path | None:
     low = float(last.dataset["energy"][0])
     ranges = [(low, 5.0), (5.0, 20.0)] if low < 5 else [(5.0, 20.0)]
     refinements.plot_fit(last, ranges).savefig(out / "fit.png", dpi=100)
+    primary = build(ej.load(path, energy_range=(WAYS[0].low, 20.0)), WAYS[0], cascades=False)
     parts = [
         "### Composition\n\n" + composition_table(rows),
-        "### k-factors\n\n" + factor_table(model, path),
-        "### Which part makes which difference\n\n" + parts_table(rows[0][2], last),
+        "### k-factors\n\n" + factor_table(model, primary),
+        "### Which part makes which difference\n\n" + parts_table(rows[0][2], last, primary),
         "### Parameters of the last way\n\n" + refinements.parameter_table(last),
         f"Made in {time.perf_counter() - began:.0f} s.",
     ]
@@ -131,7 +133,7 @@ def composition_table(rows) -> str:
 
 def produced(model: ej.EDSModel, symbol: str) -> tuple[float, float]:
     """Cross section of an element's α lines, and their efficiency-weighted sum, in cm²."""
-    lines, number = model.lines, ej.Element(symbol).atomic_number
+    lines, number = model.lines, parse_element(symbol).atomic_number
     chosen = (lines.atomic_number == number) & np.isin(lines.name, ALPHA[symbol])
     strength = np.asarray(lines.cross_section)[chosen]
     seen = np.asarray(model.detector.efficiency(jnp.asarray(lines.energy[chosen], float)))
@@ -141,20 +143,18 @@ def produced(model: ej.EDSModel, symbol: str) -> tuple[float, float]:
 def k_ratio(model: ej.EDSModel, efficiency: bool = True) -> float:
     """k of Fe over k of Pt, by weight: k = M / (σ ε)."""
     fe, pt = (produced(model, symbol)[1 if efficiency else 0] for symbol in ("Fe", "Pt"))
-    return ej.Element("Fe").atomic_weight / fe / (ej.Element("Pt").atomic_weight / pt)
+    return parse_element("Fe").atomic_weight / fe / (parse_element("Pt").atomic_weight / pt)
 
 
 def at_percent(ratio: float, intensities: dict[str, float]) -> float:
     """Fe in at% by Cliff and Lorimer, from k(Fe) / k(Pt) and the two intensities."""
-    per_atom = ratio * ej.Element("Pt").atomic_weight / ej.Element("Fe").atomic_weight
+    per_atom = ratio * parse_element("Pt").atomic_weight / parse_element("Fe").atomic_weight
     x = per_atom * intensities["Fe"] / intensities["Pt"]
     return 100 * x / (1 + x)
 
 
-def factor_table(model: ej.EDSModel, path: pathlib.Path) -> str:
-    """Our k-factor ratio in its parts, and exspy's."""
-    image = ej.load(path, energy_range=(WAYS[0].low, 20.0))
-    primary = build(image, WAYS[0], cascades=False)
+def factor_table(model: ej.EDSModel, primary: ej.EDSModel) -> str:
+    """Our k-factor ratio in its parts, and exspy's; `primary`: without cascades."""
     lines = ["| | Fe Kα | Pt Lα | k(Fe) / k(Pt), by weight |", "|---|---|---|---|"]
     for label, one in (("with", model), ("without", primary)):
         cells = " | ".join(f"{1e23 * produced(one, s)[0]:.2f}" for s in ("Fe", "Pt"))
@@ -180,20 +180,19 @@ def fitted_intensities(refinement: ej.Refinement) -> dict[str, float]:
     }
 
 
-def parts_table(narrow: ej.Refinement, wide: ej.Refinement) -> str:
+def parts_table(narrow: ej.Refinement, wide: ej.Refinement, primary: ej.EDSModel) -> str:
     """Fe in at% by each pair of intensities and k-factors."""
-    theirs, ours = K_FACTORS["Fe"] / K_FACTORS["Pt"], k_ratio(wide.model)
-    lines = ["| intensities | Fe Kα | Pt Lα | Fe at% with exspy's k | with ours |"]
-    lines += ["|---" * 5 + "|"]
+    ratios = K_FACTORS["Fe"] / K_FACTORS["Pt"], k_ratio(wide.model), k_ratio(primary)
+    lines = ["| intensities | Fe Kα | Pt Lα | exspy's k | our k | our k without cascades |"]
+    lines += ["|---" * 6 + "|"]
     for label, one in (
         ("exspy, windows", INTENSITIES),
         ("fit of 5 to 20 keV", fitted_intensities(narrow)),
         ("fit of the last way", fitted_intensities(wide)),
     ):
-        cells = f"{one['Fe']:.0f} | {one['Pt']:.0f}"
-        found = " | ".join(f"{at_percent(ratio, one):.2f}" for ratio in (theirs, ours))
-        lines.append(f"| {label} | {cells} | {found} |")
-    return "\n".join(lines)
+        found = " | ".join(f"{at_percent(ratio, one):.2f}" for ratio in ratios)
+        lines.append(f"| {label} | {one['Fe']:.0f} | {one['Pt']:.0f} | {found} |")
+    return "\n".join(lines) + "\n\nFe in at% by each pair."
 
 
 if __name__ == "__main__":
