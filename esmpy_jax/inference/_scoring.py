@@ -1,10 +1,10 @@
 """W and physical parameters together by Fisher scoring, the abundances solved for at every step.
 
 The loss is `F(u, W) = min over H >= 0 of NLL(D(u, W) H) + |u|² / 2`, the profile likelihood with
-the priors of u. By the envelope theorem its gradient is that of the NLL at the best H. Its curvature is
-the expected information of (W, u) with H marginalised, a Schur complement over pixels, plus the
-identity for u. A step minimises that quadratic with W + step >= 0 kept exactly, damped as Levenberg
-and Marquardt do it, and is taken when the loss falls.
+the priors of u. By the envelope theorem its gradient is that of the NLL at the best H. Its
+curvature is the expected information of (W, u) with H marginalised, a Schur complement over pixels,
+plus the identity for u. A step minimises that quadratic with W + step >= 0 kept exactly, damped as
+Levenberg and Marquardt do it, and is taken when the loss falls.
 """
 
 import dataclasses

@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> pathlib.Path:
     """Run it; returns the folder with what it wrote."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=20, help="images")
-    parser.add_argument("--size", type=int, default=128, help="pixels of a side")
+    parser.add_argument("--size", type=int, default=64, help="pixels of a side")
     parser.add_argument("--dose", type=float, default=300.0, help="counts per pixel")
     parser.add_argument("--quick", action="store_true", help="one small image")
     parser.add_argument("--out", type=pathlib.Path, help="folder for everything that is written")
