@@ -240,3 +240,46 @@ def test_benchmark_binned_start(script):
     means = np.asarray(start.inner.abundances).reshape(3, 9, 9)
     np.testing.assert_allclose(means[:, 2, 1], maps[:, 4:6, 2:4].mean((1, 2)), rtol=1e-5)
     np.testing.assert_allclose(means[:, 8, 8], maps[:, 16, 16], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["real_bridgmanite", "fept"])
+def test_studies_of_measured_files_without_the_file(script, name, tmp_path, capsys):
+    run = script(name)
+    assert (
+        run.main(["--file", str(tmp_path / "absent.hspy"), "--out", str(tmp_path / "out")]) is None
+    )
+    assert capsys.readouterr().out.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_fept_k_factors(script):
+    """The published composition from published counts, and a given one from the model's factors."""
+    run = script("fept")
+    ratio = run.K_FACTORS["Fe"] / run.K_FACTORS["Pt"]
+    assert run.at_percent(ratio, run.INTENSITIES) == pytest.approx(15.41, abs=0.005)
+    ej = importlib.import_module("esmpy_jax")
+    axis = ej.EnergyAxis(5.0, 0.02, 700)
+    model = ej.EDSModel.from_axis(axis, ["Fe", "Pt"], beam_energy=200.0)
+    counts = {
+        symbol: share * run.produced(model, symbol)[1]
+        for symbol, share in zip(("Fe", "Pt"), (0.2, 0.8), strict=True)
+    }
+    assert run.at_percent(run.k_ratio(model), counts) == pytest.approx(20.0, rel=1e-6)
+
+
+def test_bridgmanite_columns_that_explain(script):
+    """A column that was left out takes much of the deviance away, one that is not there little."""
+    script("real_bridgmanite")
+    residuals = importlib.import_module("residuals")
+    place = np.arange(200.0)[:, None]
+    peaks = np.exp(-(((place - np.array([40.0, 90.0, 150.0])) / 6) ** 2))
+    matrix = np.column_stack([peaks, np.ones(200)])
+    weights = np.array([900.0, 300.0, 500.0, 50.0])
+    counts = np.random.default_rng(0).poisson(matrix @ weights).astype(float)
+    start = np.full(200, counts.mean())
+    found, whole = residuals.fitted(matrix, counts, start)
+    np.testing.assert_allclose(found / matrix.sum(0), weights, rtol=0.1)
+    assert 140 < whole < 260  # degrees of freedom: 196
+    assert residuals.fitted(matrix[:, [0, 2, 3]], counts, start)[1] > 10 * whole
+    other = np.column_stack([matrix, np.exp(-(((place - 120) / 6) ** 2))])
+    assert whole - residuals.fitted(other, counts, start)[1] < 10

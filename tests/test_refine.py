@@ -6,10 +6,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import esmpy_jax as ej
-from esmpy_jax.inference import propagate
+from esmpy_jax.inference import expected_errors, propagate
 from esmpy_jax.inference._pools import pooled_amounts
 from esmpy_jax.inference._scoring import best_abundances, excess, score
 from esmpy_jax.inference._tangents import parametrised, spectra, tangents
@@ -430,3 +431,75 @@ def test_the_loss_is_half_the_deviance():
     assert excess(counts, endmembers, maps) == pytest.approx(
         (expected - seen + log).sum(), rel=1e-5
     )
+
+
+@pytest.mark.parametrize(
+    "optimiser", [optax.lbfgs(linesearch=None), optax.adam(0.3)], ids=["lbfgs", "adam"]
+)
+def test_any_gradient_method_finds_the_same(problem, optimiser):
+    believed, _, image = problem
+    names = ["energy_offset", "noise_fwhm"]
+    start = adjusted(believed, {n: v for n, v in WRONG.items() if n not in names})
+    one = ej.refine(image, start, parameters=names)
+    other = ej.refine(image, start, parameters=names, optimiser=optimiser, max_steps=200)
+    assert other.converged
+    for name in names:
+        found = other.parameters[name]
+        # a loss of 0.01 nats is 0.14 standard errors
+        assert found.after == pytest.approx(one.values[name], abs=0.2 * found.stderr)
+        assert found.stderr == pytest.approx(one.parameters[name].stderr, rel=0.02)
+
+
+# --- planning
+
+
+def test_expected_errors_are_those_that_fits_have():
+    model = adjusted(make_model(), WRONG)
+    counts = float(one_phase(model).counts.total)
+    lines = 1.0 / 1.3  # the phase has 0.3 of its lines' counts in the continuum
+    assert lines < 1
+    names = ["mass_thickness", "noise_fwhm"]
+    told = expected_errors(model, "MgSiO3", [counts, 100 * counts], continuum=0.3, parameters=names)
+    known = expected_errors(model, "MgSiO3", [counts, 100 * counts], continuum=0.3)
+    result = ej.refine(as_believed(one_phase(model), model), model, parameters=names)
+    for e, symbol in enumerate(("O", "Mg", "Si")):
+        # the weights found scatter by a percent, and with them the errors
+        for dataset, suffix in ((told, "_total"), (known, "")):
+            expected = dataset["composition_stderr"].values[0, e]
+            found = result.dataset[f"composition_stderr{suffix}"].sel(element=symbol).item()
+            assert found == pytest.approx(expected, rel=0.1)
+    ratio = known["composition_stderr"].values[0, :3] / known["composition_stderr"].values[1, :3]
+    np.testing.assert_allclose(ratio, 10, rtol=1e-3)
+    assert float(told["composition_stderr"].max()) >= float(known["composition_stderr"].max())
+
+
+def test_the_limit_of_detection_is_what_noise_looks_like():
+    """Of iron, of which there is none: 3.29 standard deviations of what is found of it."""
+    model = make_model()
+    told = expected_errors(model, "MgSiO3", 2e5)
+    limit = told["detection_limit"].sel(element="Fe").item()
+    none = [
+        Phase("silicate", {"O": 60, "Mg": 20, "Si": 20}, density=3.2, bremsstrahlung=0.3),
+    ]
+    found = []
+    for seed in range(12):
+        image = simulate(model, none, np.ones((1, 1, 1)), 2e5, key=jax.random.key(seed))
+        refined = ej.refine(image, model, parameters={"fano": LogNormal(0.12, 1e-6)})
+        found.append(refined.dataset["composition"].sel(element="Fe").item())
+    # half of the noise is cut off at zero: the root mean square of the rest is that of one side
+    spread = np.sqrt(2 * np.mean(np.square(found)))
+    assert 0.4 < spread / (limit / 3.29) < 1.8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("MgSiO3", -1.0), "not a positive number"),
+        (("CaO", 1e4), "holds Ca"),
+        (("MgSiO3", 1e4, "gain"), "no parameter 'gain'"),
+    ],
+)
+def test_what_cannot_be_planned(arguments, sentence):
+    options = {"parameters": arguments[2:]}
+    with pytest.raises(ej.InputError, match=sentence):
+        expected_errors(make_model(), *arguments[:2], **options)

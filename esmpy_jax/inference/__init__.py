@@ -14,6 +14,7 @@ from ._image import Provenance as Provenance
 from ._image import SpectrumImage as SpectrumImage
 from ._phase_number import PhaseNumber as PhaseNumber
 from ._phase_number import count_phases as count_phases
+from ._planning import expected_errors as expected_errors
 from ._profile import profile as profile
 from ._propagate import propagate as propagate
 from ._quantify import phase_composition as phase_composition

@@ -124,7 +124,6 @@ def known_phases(
     Raises `InputError` for a phase or an element that there is not.
     """
     rows = np.flatnonzero([column.in_composition for column in model.columns])
-    symbols = [element.symbol for element in model.elements]
     phases, fractions = [], []
     for key, amounts in compositions.items():
         at = key
@@ -135,24 +134,35 @@ def known_phases(
             f"A composition is given for the phase {key!r}; give its number, from 0 to "
             f"{n_phases - 1}, or its name in phase_names.",
         )
-        if isinstance(amounts, str):
-            composition = Composition.from_formula(amounts)
-        elif isinstance(amounts, Composition):
-            composition = amounts
-        else:
-            composition = Composition.from_atomic(dict(amounts))
-        own = np.zeros(len(symbols))
-        for element, share in zip(composition.elements, composition.atomic_fractions, strict=True):
-            check(
-                element.symbol in symbols,
-                f"The composition of phase {key!r} holds {element.symbol}, which the model has "
-                "not among its elements; add it there.",
-            )
-            own[symbols.index(element.symbol)] = share
         phases.append(int(at))
-        fractions.append(own)
+        fractions.append(atomic_fractions(model, amounts, f"composition of phase {key!r}"))
     check(len(set(phases)) == len(phases), "A phase has two compositions; give one.")
     return KnownPhases(np.array(phases), np.stack(fractions, 1), rows, len(model.columns))
+
+
+def atomic_fractions(
+    model: EDSModel, amounts: KnownComposition, what: str = "composition"
+) -> Float[np.ndarray, " element"]:
+    """Atomic fractions in the order of a model's elements.
+
+    Raises `InputError` for an element that the model has not.
+    """
+    if isinstance(amounts, str):
+        composition = Composition.from_formula(amounts)
+    elif isinstance(amounts, Composition):
+        composition = amounts
+    else:
+        composition = Composition.from_atomic(dict(amounts))
+    symbols = [element.symbol for element in model.elements]
+    own = np.zeros(len(symbols))
+    for element, share in zip(composition.elements, composition.atomic_fractions, strict=True):
+        check(
+            element.symbol in symbols,
+            f"The {what} holds {element.symbol}, which the model has not among its elements; add "
+            "it there.",
+        )
+        own[symbols.index(element.symbol)] = share
+    return own
 
 
 def nan_where_free(fixed_weights: Any, shape: tuple[int, int]) -> Float[np.ndarray, "column phase"]:

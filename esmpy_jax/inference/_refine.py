@@ -6,10 +6,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from .._checks import check
 from ..model import AbstractPrior, EDSModel, adjustables, switched_on
 from ..objective import AbstractCounts, pool_counts
+from ._descent import descend
 from ._image import SpectrumImage
 from ._pools import pooled_amounts
 from ._refinement import Refinement, refinement
@@ -38,6 +40,7 @@ def refine(
     parameters: Parameters | None = None,
     *,
     loss: str | None = None,
+    optimiser: optax.GradientTransformation | None = None,
     max_steps: int = 100,
     tol: float = 0.01,
     progress: Callable[[int, int, float], None] | None = None,
@@ -60,6 +63,10 @@ def refine(
         matters where phases differ much. Both are Poisson with all the counts, and have nothing
         fitted to single pixels that could bias the parameters. "pixels": each pixel by itself,
         its abundances fitted.
+    - `optimiser`: by default Fisher scoring of W and u together. Or any optax transformation that
+        asks for no values of the loss (`optax.adam(0.1)`, `optax.lbfgs(linesearch=None)`): it walks
+        over u, in coordinates in which the curvature at the start is one, W (and H) fitted again at
+        every step.
     - `max_steps`, `tol`: stop when at most so many nats are believed to be left.
     - `throw`: raise `RuntimeError` when the search ends with values that are not finite.
 
@@ -94,7 +101,11 @@ def refine(
     }
     before = score(counts, as_given, weights, abundances, at_first, (), **options)
     point = before.point
-    after = score(counts, chosen, point.weights, point.abundances, start, moved, **options)
+    weights, abundances = point.weights, point.abundances
+    if optimiser is None:
+        after = score(counts, chosen, weights, abundances, start, moved, **options)
+    else:
+        after = descend(optimiser, counts, chosen, weights, abundances, start, moved, **options)
     finite = bool(np.isfinite(after.point.loss) and np.isfinite(after.near.gradient).all())
     if throw and not finite:
         raise RuntimeError(

@@ -45,7 +45,10 @@ def main(arguments: list[str] | None = None) -> str:
         rng = np.random.default_rng(seed)
         coordinates = start.copy()
         coordinates[moved] = rng.standard_normal(len(moved))
-        exact = {n: float(every.priors[k].value(coordinates[k])) for n, k in zip(NAMES, moved)}
+        exact = {
+            name: float(every.priors[k].value(coordinates[k]))
+            for name, k in zip(NAMES, moved, strict=True)
+        }
         image, truth = one_phase(adjusted(believed, exact), believed, seed)
         fitted, held = ej.thin(image.counts, 0.5, key=jax.random.key(1000 + seed))
         half = dataclasses.replace(image, counts=fitted)
@@ -57,7 +60,10 @@ def main(arguments: list[str] | None = None) -> str:
         labels = [*NAMES, *(f"{s} at%" for s in symbols)]
         found = [refined.parameters[n] for n in NAMES]
         scores.append(
-            [(f.coordinate - coordinates[k]) / f.coordinate_stderr for f, k in zip(found, moved)]
+            [
+                (f.coordinate - coordinates[k]) / f.coordinate_stderr
+                for f, k in zip(found, moved, strict=True)
+            ]
             + list((at[shown] - truth[shown]) / error[shown])
         )
         gains.append(held_out_gain(held, refined))
@@ -101,7 +107,7 @@ def table(scores: np.ndarray, labels: list[str], gains: np.ndarray) -> str:
     """Coverage of both intervals as Markdown."""
     n = len(scores)
     lines = ["| | within 1 standard error, % | within 1.96, % |", "|---|---|---|"]
-    for label, z in zip(labels, scores.T):
+    for label, z in zip(labels, scores.T, strict=True):
         inside = [100 * (np.abs(z) < k).mean() for k in (1.0, 1.96)]
         lines.append(f"| {label} | {inside[0]:.1f} | {inside[1]:.1f} |")
     inside = [100 * (np.abs(scores) < k).mean() for k in (1.0, 1.96)]

@@ -25,7 +25,7 @@ def plot_results(rows: Sequence[dict[str, float]], names: Sequence[str]) -> Figu
     errors = [[row[f"at% {label}"] for row in rows] for label in labels]
     for x, values in enumerate(errors):
         right.plot(x + rng.uniform(-0.12, 0.12, len(values)), values, "o", color="#2F6DB5", ms=4)
-        right.plot([x - 0.25, x + 0.25], [np.median(values)] * 2, color="#1B1F24", linewidth=1.5)
+        right.plot([x - 0.25, x + 0.25], [np.nanmedian(values)] * 2, color="#1B1F24", linewidth=1.5)
     right.set_xticks(range(3), ["before", "after", "true\nmodel"])
     right.set_yscale("log")
     right.set_ylabel("median error (at%)")

@@ -49,6 +49,8 @@ def main(arguments: list[str] | None = None) -> pathlib.Path:
     parser.add_argument("--seeds", type=int, default=20, help="images")
     parser.add_argument("--size", type=int, default=64, help="pixels of a side")
     parser.add_argument("--dose", type=float, default=300.0, help="counts per pixel")
+    parser.add_argument("--ideal", type=int, default=3, help="images fitted by the true model, too")
+    parser.add_argument("--resume", action="store_true", help="go on with results.csv")
     parser.add_argument("--quick", action="store_true", help="one small image")
     parser.add_argument("--out", type=pathlib.Path, help="folder for everything that is written")
     options = parser.parse_args(arguments)
@@ -58,9 +60,10 @@ def main(arguments: list[str] | None = None) -> pathlib.Path:
     out.mkdir(parents=True, exist_ok=True)
     believed = believed_model()
     true = true_model(believed)
-    rows = []
-    for seed in range(options.seeds):
-        rows.append(one_image(seed, options.size, options.dose, believed, true))
+    rows = read(out / "results.csv") if options.resume else []
+    for seed in range(len(rows), options.seeds):
+        ideal = seed < options.ideal
+        rows.append(one_image(seed, options.size, options.dose, believed, true, ideal))
         print(rows[-1], flush=True)
         with (out / "results.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(rows[0]))
@@ -100,7 +103,7 @@ def true_model(believed: ej.EDSModel) -> ej.EDSModel:
 
 
 def one_image(
-    seed: int, size: int, dose: float, believed: ej.EDSModel, true: ej.EDSModel
+    seed: int, size: int, dose: float, believed: ej.EDSModel, true: ej.EDSModel, ideal: bool
 ) -> dict[str, float]:
     """Errors of at% and of the parameters, in standard errors, of one image."""
     key = jax.random.key(seed)
@@ -111,16 +114,23 @@ def one_image(
     refined = ej.refine(seen, believed, before, NAMES)
     seconds = time.perf_counter() - began
     after = ej.fit(seen, refined.model, 3, key=key)
-    ideal = ej.fit(image, true, 3, key=key)
     known = adjustables(believed)
     row: dict[str, float] = {"seed": seed, "seconds": round(seconds, 2), "steps": refined.steps}
     for name in NAMES:
         found, exact = refined.parameters[name], float(known[name].of(true))
         row[f"{name}"] = found.after
         row[f"{name} z"] = round((found.after - exact) / found.stderr, 3)
-    for name, solution in (("before", before), ("after", after), ("true model", ideal)):
-        row[f"at% {name}"] = at_percent_error(solution, image.truth)
+    row["at% before"] = at_percent_error(before, image.truth)
+    row["at% after"] = at_percent_error(after, image.truth)
+    best = ej.fit(image, true, 3, key=key) if ideal else None
+    row["at% true model"] = np.nan if best is None else at_percent_error(best, image.truth)
     return row
+
+
+def read(path: pathlib.Path) -> list[dict[str, float]]:
+    """What was written before."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
 def at_percent_error(solution: ej.Solution, truth: ej.GroundTruth) -> float:
@@ -154,7 +164,7 @@ def table(rows: list[dict[str, float]], believed: ej.EDSModel, true: ej.EDSModel
         inside = [int((np.abs(z) < k).sum()) for k in (1, 2)]
         lines.append(f"| {name} | {cells} | {inside[0]} / {inside[1]} of {len(z)} |")
     columns = ("at% before", "at% after", "at% true model")
-    middle = [statistics.median(row[c] for row in rows) for c in columns]
+    middle = [float(np.nanmedian([row[c] for row in rows])) for c in columns]
     lines += [
         "",
         "| median error of at% | median over images |",

@@ -1,0 +1,66 @@
+"""Physical parameters by any gradient method of optax, on the profile likelihood."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+from ..objective import AbstractCounts
+from ._posterior import posterior
+from ._scoring import Found, local, score
+from ._tangents import Parametrised
+
+
+def descend(
+    optimiser: optax.GradientTransformation,
+    counts: AbstractCounts,
+    parametrised: Parametrised,
+    weights: Float[np.ndarray, "column phase"],
+    abundances: Float[np.ndarray, "phase pixel"],
+    coordinates: Float[np.ndarray, " parameter"],
+    moved: Sequence[int],
+    *,
+    held_abundances: bool,
+    max_steps: int,
+    tol: float,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> Found:
+    """Minimise the loss of `score` over the moved coordinates by gradient steps.
+
+    W (and H) are fitted again at each point, from where they were, so that by the envelope theorem
+    the slope at fixed W and H is that of the loss. The steps are taken in `v`, with
+    `u = u₀ + L v` and `L Lᵀ` the covariance of u at the start, which makes the curvature there the
+    identity. Ends at the best point seen, when the covariance and the slope there promise less
+    than `tol` nats.
+    """
+    n, moved = weights.size, list(moved)
+    inner: dict[str, Any] = {"held_abundances": held_abundances, "max_steps": 50, "tol": 0.1 * tol}
+
+    def at(u, w, h):
+        point = score(counts, parametrised, w, h, u, (), **inner).point
+        return point, local(counts, parametrised, point, moved, held_abundances)
+
+    point, near = at(coordinates, weights, abundances)
+    covariance = posterior(point.weights, near).parameters
+    root = np.linalg.cholesky(covariance)
+    v: Array = jnp.zeros(len(moved))
+    state, trace, best, remaining = optimiser.init(v), [point.loss], (point, near), np.inf
+    while len(trace) <= max_steps and np.isfinite(point.loss):
+        slope = near.gradient[n:]
+        here = 0.5 * float(slope @ covariance @ slope)
+        if point.loss <= best[0].loss:
+            best, remaining = (point, near), here
+        if progress is not None:
+            progress(len(trace) - 1, max_steps, point.loss)
+        if here < tol:
+            break
+        change, state = optimiser.update(jnp.asarray(root.T @ slope, v.dtype), state, v)
+        v = v + jnp.asarray(change)
+        u = coordinates.copy()
+        u[moved] += root @ np.asarray(v, np.float64)
+        point, near = at(u, point.weights, point.abundances)
+        trace.append(point.loss)
+    return Found(*best, len(trace) - 1, remaining, tuple(trace))

@@ -1,0 +1,130 @@
+"""What a measurement can tell before it is made: errors of at% against dose."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from .._checks import check
+from ..model import EDSModel
+from ._known import KnownComposition, atomic_fractions
+from ._posterior import least_squares
+from ._tangents import parametrised, tangents
+
+if TYPE_CHECKING:
+    import xarray as xr
+else:
+    from .._xarray import xr
+
+#: Standard errors at which an element that is absent would be seen: 5 % of false alarms, and as
+#: many misses at twice that (L. A. Currie, Anal. Chem. 40 (1968) 586).
+DETECTION = 3.29
+
+
+def expected_errors(
+    model: EDSModel,
+    composition: KnownComposition,
+    counts: float | Sequence[float] | Float[np.ndarray, " dose"],
+    *,
+    continuum: float = 0.3,
+    stray: float = 0.05,
+    parameters: Sequence[str] = (),
+) -> "xr.Dataset":
+    """The smallest standard errors of at% that so many counts of one phase allow (Cramér-Rao).
+
+    For Poisson counts with mean `D = G W` the information is `I = Jᵀ diag(1 / D) J`, J being the
+    derivatives of D by W and by the parameters; the priors of the parameters are added. Errors of
+    at% follow by propagation. No estimator without bias does better, and a maximum-likelihood fit
+    comes as close as the counts are many.
+
+    - `composition`: of the phase: "MgSiO3", atoms of each element, or a `Composition`. Elements of
+        the model that it lacks are in the fit all the same, and get a limit of detection.
+    - `counts`: of the whole spectrum: of a pixel, or of all pixels of a phase together.
+    - `continuum`: counts of bremsstrahlung over those of the lines. `stray`: counts of each stray
+        column over those of the sample's lines.
+    - `parameters`: physical parameters that are not known but for their priors.
+
+    Returns a dataset over `counts` with `composition_stderr(counts, element)` and
+    `detection_limit(counts, element)`, both in at%: 3.29 standard errors at none of the element
+    (the limit of detection of Currie). Raises `InputError` for elements or parameters that the
+    model has not, and for counts that are not positive.
+    """
+    doses = np.atleast_1d(np.asarray(counts, np.float64))
+    check(
+        bool(np.isfinite(doses).all() and (doses > 0).all()),
+        "The numbers of counts hold something that is not a positive number; give counts of a "
+        "spectrum such as 1000.",
+    )
+    atoms = atomic_fractions(model, composition)
+    every, start = parametrised(model)
+    for name in parameters:
+        check(
+            name in every.names,
+            f"The model has no parameter '{name}'; it has {', '.join(every.names)}.",
+        )
+    moved = [every.names.index(name) for name in parameters]
+    rows = np.flatnonzero([c.in_composition for c in model.columns])
+    weights = _weights(model, atoms, rows, continuum, stray)
+    own = _errors(every, start, moved, weights, rows, doses)
+    limits = np.empty_like(own)
+    for e in range(len(rows)):
+        absent = atoms.copy()
+        absent[e] = 0.0
+        check(
+            bool(absent.sum() > 0),
+            "A limit of detection needs something else in the sample; give the model a second "
+            "element.",
+        )
+        without = _weights(model, absent / absent.sum(), rows, continuum, stray)
+        limits[:, e] = DETECTION * _errors(every, start, moved, without, rows, doses)[:, e]
+    table, percent = ("counts", "element"), {"units": "at%"}
+    return xr.Dataset(
+        {
+            "composition": ("element", 100 * atoms, percent),
+            "composition_stderr": (table, own, percent),
+            "detection_limit": (table, limits, percent),
+        },
+        {"counts": doses, "element": [e.symbol for e in model.elements]},
+    )
+
+
+def _weights(
+    model: EDSModel, atoms: np.ndarray, rows: np.ndarray, continuum: float, stray: float
+) -> Float[np.ndarray, "column one"]:
+    """W of one phase that makes one count."""
+    weights = np.zeros((len(model.columns), 1))
+    weights[rows, 0] = atoms
+    matrix = np.asarray(model.basis(jnp.asarray(weights, float)).matrix, np.float64)
+    sums = matrix.reshape(-1, len(weights))[-model.energy_axis.size :].sum(0)
+    lines = float(sums @ weights[:, 0])
+    kinds = [column.kind.value for column in model.columns]
+    shapes = kinds.count("bremsstrahlung")
+    for j, kind in enumerate(kinds):
+        share = {"bremsstrahlung": continuum / max(shapes, 1), "stray": stray}.get(kind, 0.0)
+        weights[j] += share * lines / max(sums[j], 1e-300) if sums[j] > 0 else 0.0
+    return weights / float(sums @ weights[:, 0])
+
+
+def _errors(every, start, moved, weights, rows, doses) -> Float[np.ndarray, "dose element"]:
+    """Standard errors of at% at each number of counts."""
+    u, w = (jnp.asarray(x, float) for x in (start, weights))
+    found = tangents(every, u, w, moved)
+    mean = np.asarray(found.endmembers, np.float64)[:, 0]
+    jacobian = np.concatenate(
+        [np.asarray(x, np.float64)[0] for x in (found.weights, found.parameters)], axis=1
+    )
+    some = mean > 0
+    per_count = (jacobian[some] / mean[some, None]).T @ jacobian[some]
+    content = weights[rows, 0]
+    slope = np.zeros((len(rows), jacobian.shape[1]))
+    slope[:, rows] = (np.eye(len(rows)) - content[:, None] / content.sum()) / content.sum()
+    prior = np.diag(np.concatenate([np.zeros(len(weights)), np.ones(len(moved))]))
+    out = []
+    for dose in doses:
+        # W is per count: its errors fall with the dose, those of the parameters' prior do not
+        covariance = least_squares(dose * per_count + prior)
+        variance = np.einsum("ek,kl,el->e", slope, covariance, slope)
+        out.append(100 * np.sqrt(np.maximum(variance, 0.0)))
+    return np.array(out)
