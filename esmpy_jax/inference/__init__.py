@@ -19,6 +19,7 @@ from ._profile import profile as profile
 from ._propagate import propagate as propagate
 from ._quantify import phase_composition as phase_composition
 from ._quantify import pixel_composition as pixel_composition
+from ._refine import FIRST_LOOK as FIRST_LOOK
 from ._refine import refine as refine
 from ._refinement import RefinedParameter as RefinedParameter
 from ._refinement import Refinement as Refinement
