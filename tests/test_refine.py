@@ -12,6 +12,7 @@ import pytest
 import esmpy_jax as ej
 from esmpy_jax.inference import expected_errors, propagate
 from esmpy_jax.inference._pools import pooled_amounts
+from esmpy_jax.inference._refine import _of_filter
 from esmpy_jax.inference._scoring import best_abundances, excess, score
 from esmpy_jax.inference._tangents import parametrised, spectra, tangents
 from esmpy_jax.model import LogitNormal, LogNormal, Normal, adjustables, adjusted, switched_on
@@ -434,7 +435,9 @@ def test_the_loss_is_half_the_deviance():
 
 
 @pytest.mark.parametrize(
-    "optimiser", [optax.lbfgs(linesearch=None), optax.adam(0.3)], ids=["lbfgs", "adam"]
+    "optimiser",
+    [optax.lbfgs(linesearch=None), optax.adam(optax.exponential_decay(0.5, 10, 0.6))],
+    ids=["lbfgs", "adam"],
 )
 def test_any_gradient_method_finds_the_same(problem, optimiser):
     believed, _, image = problem
@@ -456,8 +459,6 @@ def test_any_gradient_method_finds_the_same(problem, optimiser):
 def test_expected_errors_are_those_that_fits_have():
     model = adjusted(make_model(), WRONG)
     counts = float(one_phase(model).counts.total)
-    lines = 1.0 / 1.3  # the phase has 0.3 of its lines' counts in the continuum
-    assert lines < 1
     names = ["mass_thickness", "noise_fwhm"]
     told = expected_errors(model, "MgSiO3", [counts, 100 * counts], continuum=0.3, parameters=names)
     known = expected_errors(model, "MgSiO3", [counts, 100 * counts], continuum=0.3)
@@ -503,3 +504,59 @@ def test_what_cannot_be_planned(arguments, sentence):
     options = {"parameters": arguments[2:]}
     with pytest.raises(ej.InputError, match=sentence):
         expected_errors(make_model(), *arguments[:2], **options)
+
+
+# --- unusual input
+
+
+def test_columns_that_cannot_be_seen_are_left_at_zero():
+    """A column of zeros, one of next to nothing, and absorption that lowers the total."""
+    model = ej.EDSModel.from_axis(
+        ej.EnergyAxis(0.1, 0.04, 256),
+        ["O", "Al", "Pb"],
+        beam_energy=200,
+        take_off_angle=25,
+        thickness=300,
+        density=7,
+        columns={"none": np.zeros(256), "hardly": 1e-30 * np.exp(-np.arange(256) / 30)},
+    )
+    phase = Phase("glass", {"O": 60, "Al": 30, "Pb": 10}, density=5, bremsstrahlung=0.3)
+    image = simulate(model, [phase], np.ones((1, 1, 1)), 1e5, key=jax.random.key(0))
+    result = ej.refine(image, model, parameters=["energy_offset", "O K ratio"])
+    assert result.converged
+    assert abs(result.parameters["energy_offset"].after - 0.1) < 4e-3
+    # all lines of oxygen: as good as the amount of it, so that the prior alone is left
+    ratio = result.parameters["O K ratio"]
+    assert not ratio.determined
+    assert ratio.stderr == pytest.approx(0.3 * ratio.after, rel=0.02)
+    assert np.isfinite(result.dataset["composition"].values).all()
+
+
+def test_a_prefix_of_a_model_is_a_filter():
+    model = make_model()
+    nothing = jax.tree.map(lambda _: False, model)
+    spec = eqx.tree_at(lambda m: m.detector, nothing, False)
+    spec = eqx.tree_at(lambda m: m.mass_thickness, spec, True)
+    assert _of_filter(model, spec) == ["mass_thickness"]
+
+
+def test_a_prior_that_rules_the_model_out():
+    image = one_phase(make_model())
+    with pytest.raises(ej.InputError, match="its prior rules out"):
+        ej.refine(image, make_model(), parameters={"take_off_angle": LogitNormal(25, 0.5, 24, 30)})
+
+
+def test_a_correction_can_be_given_further_terms():
+    first = switched_on(make_model(), ["continuum_correction_1"], np.ones(500))
+    first = adjusted(first, {"continuum_correction_1": 0.05})
+    more = switched_on(first, ["continuum_correction_3"], np.ones(500))
+    np.testing.assert_allclose(more.bremsstrahlung.correction.coefficients, [0.05, 0, 0])
+
+
+def test_an_element_alone_has_no_limit_of_detection():
+    told = expected_errors(make_model(), {"Si": 1}, 1e4)
+    limits = told["detection_limit"].values[0]
+    assert np.isnan(limits[2])
+    assert np.isfinite(limits[[0, 1, 3]]).all()
+    with pytest.raises(ej.InputError, match="positive ratio for the continuum"):
+        expected_errors(make_model(), {"Si": 1}, 1e4, continuum=0)

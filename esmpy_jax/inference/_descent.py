@@ -33,8 +33,8 @@ def descend(
     W (and H) are fitted again at each point, from where they were, so that by the envelope theorem
     the slope at fixed W and H is that of the loss. The steps are taken in `v`, with
     `u = u₀ + L v` and `L Lᵀ` the covariance of u at the start, which makes the curvature there the
-    identity. Ends at the best point seen, when the covariance and the slope there promise less
-    than `tol` nats.
+    identity. Ends when the covariance and the slope promise less than `tol` nats, with the best
+    point seen.
     """
     n, moved = weights.size, list(moved)
     inner: dict[str, Any] = {"held_abundances": held_abundances, "max_steps": 50, "tol": 0.1 * tol}
@@ -47,20 +47,25 @@ def descend(
     covariance = posterior(point.weights, near).parameters
     root = np.linalg.cholesky(covariance)
     v: Array = jnp.zeros(len(moved))
-    state, trace, best, remaining = optimiser.init(v), [point.loss], (point, near), np.inf
-    while len(trace) <= max_steps and np.isfinite(point.loss):
-        slope = near.gradient[n:]
-        here = 0.5 * float(slope @ covariance @ slope)
-        if point.loss <= best[0].loss:
-            best, remaining = (point, near), here
+    state, trace, best = optimiser.init(v), [point.loss], (point, near)
+    remaining = _promise(near.gradient[n:], covariance)
+    while len(trace) <= max_steps and tol <= remaining < np.inf:
         if progress is not None:
             progress(len(trace) - 1, max_steps, point.loss)
-        if here < tol:
-            break
-        change, state = optimiser.update(jnp.asarray(root.T @ slope, v.dtype), state, v)
+        slope = jnp.asarray(root.T @ near.gradient[n:], v.dtype)
+        change, state = optimiser.update(slope, state, v)
         v = v + jnp.asarray(change)
         u = coordinates.copy()
         u[moved] += root @ np.asarray(v, np.float64)
         point, near = at(u, point.weights, point.abundances)
         trace.append(point.loss)
-    return Found(*best, len(trace) - 1, remaining, tuple(trace))
+        remaining = _promise(near.gradient[n:], covariance)
+        if point.loss <= best[0].loss:
+            best = (point, near)
+    return Found(*best, len(trace) - 1, remaining, False, tuple(trace))
+
+
+def _promise(slope: np.ndarray, covariance: np.ndarray) -> float:
+    """Nats that a slope and the covariance at the start promise; infinite where not finite."""
+    found = 0.5 * float(slope @ covariance @ slope)
+    return found if np.isfinite(found) else np.inf

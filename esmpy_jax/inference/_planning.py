@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from .._basis import ColumnKind
 from .._checks import check
 from ..model import EDSModel
 from ._known import KnownComposition, atomic_fractions
-from ._posterior import least_squares
 from ._tangents import parametrised, tangents
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ else:
 #: Standard errors at which an element that is absent would be seen: 5 % of false alarms, and as
 #: many misses at twice that (L. A. Currie, Anal. Chem. 40 (1968) 586).
 DETECTION = 3.29
+
+#: Part of the continuum in the first of Lifshin's two shapes.
+_FLAT = 0.1
 
 
 def expected_errors(
@@ -48,14 +51,20 @@ def expected_errors(
 
     Returns a dataset over `counts` with `composition_stderr(counts, element)` and
     `detection_limit(counts, element)`, both in at%: 3.29 standard errors at none of the element
-    (the limit of detection of Currie). Raises `InputError` for elements or parameters that the
-    model has not, and for counts that are not positive.
+    (the limit of detection of Currie). Errors are at most 100, which stands for "not known". Raises
+    `InputError` for elements or parameters that the model has not, and for counts or a continuum
+    that are not positive.
     """
     doses = np.atleast_1d(np.asarray(counts, np.float64))
     check(
         bool(np.isfinite(doses).all() and (doses > 0).all()),
         "The numbers of counts hold something that is not a positive number; give counts of a "
         "spectrum such as 1000.",
+    )
+    check(
+        bool(continuum > 0 and stray >= 0),
+        f"The continuum is {continuum:g} and a stray column {stray:g} of the lines' counts; give a "
+        "positive ratio for the continuum, without which nothing is hard to see.",
     )
     atoms = atomic_fractions(model, composition)
     every, start = parametrised(model)
@@ -72,11 +81,9 @@ def expected_errors(
     for e in range(len(rows)):
         absent = atoms.copy()
         absent[e] = 0.0
-        check(
-            bool(absent.sum() > 0),
-            "A limit of detection needs something else in the sample; give the model a second "
-            "element.",
-        )
+        if absent.sum() == 0:  # an element alone cannot be absent
+            limits[:, e] = np.nan
+            continue
         without = _weights(model, absent / absent.sum(), rows, continuum, stray)
         limits[:, e] = DETECTION * _errors(every, start, moved, without, rows, doses)[:, e]
     table, percent = ("counts", "element"), {"units": "at%"}
@@ -96,14 +103,20 @@ def _weights(
     """W of one phase that makes one count."""
     weights = np.zeros((len(model.columns), 1))
     weights[rows, 0] = atoms
+    share = dict(zip((e.atomic_number for e in model.elements), atoms, strict=True))
+    for j, column in enumerate(model.columns):
+        if column.kind is ColumnKind.ELEMENT and not column.in_composition:
+            weights[j, 0] = share.get(column.atomic_number, 0.0)  # lines split off
     matrix = np.asarray(model.basis(jnp.asarray(weights, float)).matrix, np.float64)
     sums = matrix.reshape(-1, len(weights))[-model.energy_axis.size :].sum(0)
     lines = float(sums @ weights[:, 0])
     kinds = [column.kind.value for column in model.columns]
-    shapes = kinds.count("bremsstrahlung")
-    for j, kind in enumerate(kinds):
-        share = {"bremsstrahlung": continuum / max(shapes, 1), "stray": stray}.get(kind, 0.0)
-        weights[j] += share * lines / max(sums[j], 1e-300) if sums[j] > 0 else 0.0
+    smooth = [j for j, kind in enumerate(kinds) if kind == "bremsstrahlung"]
+    parts = (_FLAT, 1 - _FLAT) if len(smooth) == 2 else [1 / max(len(smooth), 1)] * len(smooth)
+    shares = dict(zip(smooth, (continuum * part for part in parts), strict=True))
+    shares |= {j: stray for j, kind in enumerate(kinds) if kind == "stray"}
+    for j, share in shares.items():
+        weights[j] += share * lines / sums[j] if sums[j] > 0 else 0.0
     return weights / float(sums @ weights[:, 0])
 
 
@@ -124,7 +137,15 @@ def _errors(every, start, moved, weights, rows, doses) -> Float[np.ndarray, "dos
     out = []
     for dose in doses:
         # W is per count: its errors fall with the dose, those of the parameters' prior do not
-        covariance = least_squares(dose * per_count + prior)
+        covariance = _widest(dose * per_count + prior)
         variance = np.einsum("ek,kl,el->e", slope, covariance, slope)
-        out.append(100 * np.sqrt(np.maximum(variance, 0.0)))
+        out.append(100 * np.sqrt(np.clip(variance, 0.0, 1.0)))
     return np.array(out)
+
+
+def _widest(information: np.ndarray) -> np.ndarray:
+    """Inverse; directions without information get a variance beyond anything."""
+    diagonal = np.diag(information)
+    size = np.sqrt(np.where(diagonal > 0, diagonal, 1e-12))
+    values, vectors = np.linalg.eigh(information / size[:, None] / size[None, :])
+    return (vectors / np.maximum(values, 1e-9)) @ vectors.T / size[:, None] / size[None, :]

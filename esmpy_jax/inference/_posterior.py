@@ -11,6 +11,9 @@ from ._scoring import Local
 #: Information in a direction, relative to its entries', that is as good as none.
 _NOTHING = 1e-9
 
+#: The same for a difference of two that were computed in single precision.
+_ROUNDING = 1e-6
+
 
 class Posterior(NamedTuple):
     """Gaussian errors of W and the refined parameters.
@@ -47,10 +50,25 @@ def posterior(weights: Float[np.ndarray, "column phase"], near: Local) -> Poster
         return weights_covariance(weights, told)
 
     return Posterior(
-        np.linalg.inv(among - (lost + lost.T) / 2),
+        _marginal(near.information[n:, n:], lost),
         covariance(own, bounded),
         covariance(own - shared, bounded - shared),
     )
+
+
+def _marginal(
+    information: Float[np.ndarray, "refined refined"], lost: Float[np.ndarray, "refined refined"]
+) -> Float[np.ndarray, "refined refined"]:
+    """Covariance from what is left of the information, and the priors.
+
+    What is left may be a small difference of numbers with the rounding of single precision: less
+    than that is none.
+    """
+    size = np.sqrt(np.maximum(np.diag(information), 1e-300))
+    left = (information - (lost + lost.T) / 2) / size[:, None] / size[None, :]
+    values, vectors = np.linalg.eigh((left + left.T) / 2)
+    root = vectors * np.sqrt(np.where(values > _ROUNDING, values, 0.0)) * size[:, None]
+    return np.linalg.inv(root @ root.T + np.eye(len(size)))
 
 
 def _bounds(values: np.ndarray, most: np.ndarray, free: Bool[np.ndarray, " entry"]) -> np.ndarray:

@@ -55,9 +55,11 @@ def propagate(
     point = Point(start, weights, amounts, 0.0)
     near = local(counts, every, point, range(len(names)), True)
     n = weights.size
-    free = weights.ravel() > 0
     moved = np.zeros((n, len(names)))
     own, mixed = near.information[:n, :n], near.information[:n, n:]
+    # entries that are fixed, or held at zero by the counts, follow nothing
+    told = np.diag(solution.dataset["W_covariance"].values) > 0
+    free = (weights.ravel() * np.diag(own) > near.gradient[:n]) & (weights.ravel() > 0) & told
     moved[free] = -least_squares(own[np.ix_(free, free)]) @ mixed[free]
     rows = np.flatnonzero([c.in_composition for c in model.columns])
     change = np.stack([_fractions(weights, moved[:, k], rows) for k in range(len(names))])

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +16,7 @@ from ._pools import pooled_amounts
 from ._refinement import Refinement, refinement
 from ._scoring import score
 from ._solution import Solution
-from ._tangents import Parametrised, parametrised, spectra
+from ._tangents import parametrised
 
 #: What is safe to refine at first; the mass-thickness where the model has self-absorption.
 FIRST_LOOK = (
@@ -29,6 +28,9 @@ FIRST_LOOK = (
     "tail_depth",
     "tail_relative_loss",
 )
+
+#: Sum of a column, relative to the largest, that is as good as none.
+_INVISIBLE = 1e-20
 
 Parameters = Sequence[str] | Mapping[str, AbstractPrior | None] | EDSModel
 
@@ -92,7 +94,7 @@ def refine(
     chosen, start = parametrised(asked, priors)
     moved = [chosen.names.index(name) for name in priors]
     if loss == "summed":
-        weights = _even(as_given, at_first, counts)
+        weights = _even(given, counts)
     options = {
         "held_abundances": loss != "pixels",
         "max_steps": max_steps,
@@ -118,13 +120,13 @@ def refine(
     return refinement(counts, as_given, before, chosen, after, start, moved, loss, tol, phases)
 
 
-def _even(chosen: Parametrised, coordinates: np.ndarray, counts: AbstractCounts) -> np.ndarray:
-    """Weights by which every column makes as many counts."""
-    ones = jnp.ones((len(chosen.model.columns), 1))
-    _, columns = spectra(chosen, jnp.asarray(coordinates, float), ones)
+def _even(model: EDSModel, counts: AbstractCounts) -> np.ndarray:
+    """Weights by which every column that shows makes as many counts."""
+    each = np.asarray(model.basis().matrix, np.float64).sum(0)
+    shows = each > _INVISIBLE * each.max(initial=0.0)
     dose = 1.0 if counts.exposure is None else float(counts.exposure[0])
-    each = np.asarray(columns, np.float64)[0].sum(0)
-    return (counts.total / dose / len(each) / np.maximum(each, 1e-300))[:, None]
+    share = counts.total / dose / max(int(shows.sum()), 1)
+    return np.where(shows, share / np.where(shows, each, 1.0), 0.0)[:, None]
 
 
 def _chosen(
@@ -158,6 +160,12 @@ def _chosen(
             "prior.",
         )
         assert found is not None
+        value = float(known[name].of(model))
+        check(
+            bool(np.isfinite(float(found.coordinate(value)))),
+            f"{name} is {value:g} {known[name].unit}, which its prior rules out; give a prior that "
+            "allows it, or build the model with another value.",
+        )
         priors[name] = found
     return model, priors
 
@@ -165,7 +173,7 @@ def _chosen(
 def _of_filter(model: EDSModel, spec: EDSModel) -> list[str]:
     """Names of the leaves that are true in a filter."""
     marked = jax.tree.map(
-        lambda flag, leaf: jnp.full(jnp.shape(leaf), bool(flag)) if eqx.is_array(leaf) else leaf,
+        lambda flag, part: jax.tree.map(lambda leaf: jnp.full(jnp.shape(leaf), bool(flag)), part),
         spec,
         model,
         is_leaf=lambda x: isinstance(x, bool),

@@ -63,9 +63,10 @@ class Refinement:
     - `correlation`: of the parameters, (parameter, parameter), in the order of `parameters`.
     - `deviance_before`, `deviance_after`: of the counts that were fitted, by the model as it was
         given and as it was refined, W (and H) optimal in both.
-    - `dof`: degrees of freedom afterwards: counts fitted less every number that was (of W and H
-        those above zero, and each parameter).
-    - `converged`, `steps`: how the search ended. `loss`: what was fitted.
+    - `dof_before`, `dof`: degrees of freedom of the two: counts fitted less every number that was
+        (of W and H those above zero, and each parameter).
+    - `converged`, `stalled`, `steps`: how the search ended, `trace`: its losses. `loss`: what was
+        fitted.
     - `dataset`: `W(column, phase)`, `composition(element, phase)` in at%, `composition_stderr`
         (counting alone) and `composition_stderr_total` (with the parameters' share),
         `counts_sum(energy)`, `fit_sum(energy)` and `fit_sum_before(energy)`.
@@ -79,6 +80,7 @@ class Refinement:
     dof_before: int
     dof: int
     converged: bool
+    stalled: bool
     steps: int
     loss: str
     trace: tuple[float, ...]
@@ -98,7 +100,11 @@ class Refinement:
     def notes(self) -> tuple[str, ...]:
         """Sentences that a reader of the result should know."""
         found = []
-        if not self.converged:
+        if self.stalled:
+            found.append(
+                "the refinement ended where no step lowers the loss; look at the residuals"
+            )
+        elif not self.converged:
             found.append("the refinement stopped before it converged; allow more steps")
         names = list(self.parameters)
         open_ones = [n for n, p in self.parameters.items() if not p.determined]
@@ -160,12 +166,7 @@ def refinement(
     if "mass_thickness" in found:
         sources["thickness"] = "refined"  # by the density, which stays
     refined = parametrised.at(jnp.asarray(point.coordinates, float)).with_sources(sources)
-    fitted = int((point.weights > 0).sum())
-    if loss == "pixels":
-        fitted += int((point.abundances > 0).sum()) - point.weights.shape[1]
-    elif loss == "pools":  # whose brightness was taken from the counts
-        fitted += int((np.asarray(counts.pixel_totals()) > 0).sum())
-    seen = counts.n_channels * int((np.asarray(counts.pixel_totals()) > 0).sum())
+    freedom = [_freedom(counts, found_.point, loss) for found_ in (before, after)]
     parts = _labelled(counts, given, before, parametrised, after, told, phases)
     deviances = [
         2 * f.point.loss - float(f.point.coordinates @ f.point.coordinates) for f in (before, after)
@@ -176,14 +177,26 @@ def refinement(
         correlation=told.parameters / np.outer(sd, sd),
         deviance_before=deviances[0],
         deviance_after=deviances[1],
-        dof_before=seen - fitted,
-        dof=seen - fitted - len(found),
+        dof_before=freedom[0],
+        dof=freedom[1] - len(found),
         converged=after.remaining < tol,
+        stalled=after.stalled,
         steps=after.steps,
         loss=loss,
         trace=after.trace,
         _made=parts,
     )
+
+
+def _freedom(counts: AbstractCounts, point: Point, loss: str) -> int:
+    """Counts that were fitted less the numbers of W and H that were."""
+    pixels = int((np.asarray(counts.pixel_totals()) > 0).sum())
+    fitted = int((point.weights > 0).sum())
+    if loss == "pixels":
+        fitted += int((point.abundances > 0).sum()) - point.weights.shape[1]
+    elif loss == "pools":  # whose brightness was taken from the counts
+        fitted += pixels
+    return counts.n_channels * pixels - fitted
 
 
 def _labelled(counts, given, before, parametrised, after, told, phases):

@@ -85,6 +85,11 @@ def local(
         found.endmembers * scale[None, :], found.weights, found.parameters * scale[:, None, None]
     )
     (amounts,) = _floats(point.abundances * unit[:, None])
+    # columns of like size, so that none vanishes when it is squared
+    norm = np.abs(np.asarray(found.weights, np.float64)).sum(1)
+    norm = np.where(norm > 0, norm, 1.0)
+    (per_norm,) = _floats(1 / norm)
+    found = found._replace(weights=found.weights * per_norm[:, None, :])
     by_weights, by_parameters = _slopes(counts, found, amounts)
     matrix = jnp.concatenate([found.weights, found.parameters], axis=2)
     free = jnp.zeros(amounts.shape, bool) if held_abundances else amounts > 0
@@ -95,7 +100,8 @@ def local(
     # from one of each phase, in its own gauge, to what is asked for: W in its, one u for all phases
     tie = np.zeros((len(own), n + n_moved))
     rows = np.arange(n)
-    tie[rows, rows] = np.tile(1 / unit, n_columns)
+    in_gauge = (norm.T / unit[None, :]).ravel()
+    tie[rows, rows] = in_gauge
     for k in range(n_moved):
         tie[n + k * n_phases : n + (k + 1) * n_phases, n + k] = 1.0
     information, bounded = (tie.T @ (own - part) @ tie for part in (lost, bounded))
@@ -103,7 +109,7 @@ def local(
     prior = np.concatenate([np.zeros(n), np.ones(n_moved)])
     gradient = np.concatenate(
         [
-            (np.asarray(by_weights, np.float64) / unit[None, :]).ravel(),
+            np.asarray(by_weights, np.float64).ravel() * in_gauge,
             np.asarray(by_parameters, np.float64) + point.coordinates[list(moved)],
         ]
     )
@@ -151,9 +157,11 @@ def excess(counts: AbstractCounts, endmembers: Endmembers, abundances: np.ndarra
 
 def step(near: Local, weights: np.ndarray, damping: float) -> tuple[np.ndarray, float]:
     """The damped step and by how much it lowers the quadratic, W >= 0 kept."""
-    size = np.sqrt(np.maximum(np.diag(near.curvature), 1e-300))
+    diagonal = np.diag(near.curvature)
+    told = diagonal > 0  # entries of which the counts know nothing stay
+    size = np.sqrt(np.where(told, diagonal, 1.0))
     matrix = near.curvature / size[:, None] / size[None, :] + damping * np.eye(len(size))
-    slope = near.gradient / size
+    slope = np.where(told, near.gradient / size, 0.0)
     lower = np.concatenate([-weights.ravel(), np.full(len(size) - weights.size, -np.inf)]) * size
     values, vectors = np.linalg.eigh(matrix)
     values = np.sqrt(np.maximum(values, 1e-9))
@@ -170,13 +178,15 @@ class Found:
     """How a search ended.
 
     - `point`, `near`: the end and what the loss looks like there.
-    - `steps`: taken. `remaining`: nats that the quadratic still promises.
+    - `steps`: taken. `remaining`: nats that the quadratic still promises. `stalled`: whether no
+        step lowered the loss any more.
     """
 
     point: Point
     near: Local
     steps: int
     remaining: float
+    stalled: bool
     trace: tuple[float, ...]
 
 
@@ -203,20 +213,19 @@ def score(
 
     def at(u, w, h):
         endmembers = spectra(parametrised, *_floats(u, w))[0]
+        if not bool(jnp.isfinite(endmembers).all() & (endmembers >= 0).all()):
+            return Point(u, w, h, np.inf)
         if not held_abundances:
             h = best_abundances(counts, endmembers, h, 0.1 * tol)
         return Point(u, w, h, excess(counts, endmembers, h) + 0.5 * float(u @ u))
 
     point = at(coordinates, weights, abundances)
     near = local(counts, parametrised, point, moved, held_abundances)
-    damping, remaining, trace = _DAMPING[0], np.inf, [point.loss]
-    while len(trace) <= max_steps and np.isfinite(point.loss):
-        remaining = step(near, point.weights, 0.0)[1]
+    damping, trace, stalled = _DAMPING[0], [point.loss], False
+    remaining = promise(near, point)
+    while len(trace) <= max_steps and not stalled and tol <= remaining < np.inf:
         if progress is not None:
             progress(len(trace) - 1, max_steps, point.loss)
-        if remaining < tol:
-            break
-        new, gained, promised = point, 0.0, np.inf
         while damping < _DAMPING[2]:
             change, promised = step(near, point.weights, damping)
             coordinates = point.coordinates.copy()
@@ -228,12 +237,20 @@ def score(
             )
             gained = point.loss - new.loss
             if gained > 0.1 * promised:
+                damping = max(damping / (10 if gained > 0.7 * promised else 2), _DAMPING[1])
+                point = new
+                near = local(counts, parametrised, point, moved, held_abundances)
+                trace.append(point.loss)
+                remaining = promise(near, point)
                 break
             damping *= 10
         else:
-            break
-        damping = max(damping / (10 if gained > 0.7 * promised else 2), _DAMPING[1])
-        point = new
-        near = local(counts, parametrised, point, moved, held_abundances)
-        trace.append(point.loss)
-    return Found(point, near, len(trace) - 1, remaining, tuple(trace))
+            stalled = True
+    return Found(point, near, len(trace) - 1, remaining, stalled, tuple(trace))
+
+
+def promise(near: Local, point: Point) -> float:
+    """Nats by which the undamped quadratic lies below the loss; infinite where it is not finite."""
+    if not (np.isfinite(point.loss) and np.isfinite(near.curvature).all()):
+        return np.inf
+    return step(near, point.weights, 0.0)[1]

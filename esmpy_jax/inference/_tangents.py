@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._types import Endmembers, Weights
-from ..model import AbstractPrior, EDSModel, Normal, adjustables, adjusted
+from ..model import AbstractPrior, EDSModel, adjustables, adjusted
 
 #: Directions that are followed together.
 _TOGETHER = 8
@@ -41,11 +41,16 @@ class Parametrised(eqx.Module):
 def parametrised(
     model: EDSModel, priors: Mapping[str, AbstractPrior] | None = None
 ) -> tuple[Parametrised, Float[np.ndarray, " parameter"]]:
-    """Every parameter of a model with its prior, the usual one by default, and the model's u."""
+    """Every parameter of a model with its prior, the usual one by default, and the model's u.
+
+    Without those at a bound of what they can be, from where no prior leads away.
+    """
     given, every, start = priors or {}, {}, []
     for name, parameter in adjustables(model).items():
         value = float(parameter.of(model))
-        prior = given.get(name) or parameter.usual_prior(model) or Normal(value, 1.0)
+        prior = given.get(name) or parameter.usual_prior(model)
+        if prior is None:
+            continue
         every[name] = prior
         start.append(float(prior.coordinate(value)))
     return Parametrised(model, tuple(every.values()), tuple(every)), np.array(start)

@@ -130,4 +130,5 @@ class LogitNormal(AbstractPrior):
         return jnp.log((value - self.low) / (self.high - value))
 
     def described(self, unit: str) -> str:
-        return f"{float(self.median):.4g} {unit}".rstrip() + f" ({self.low:g} to {self.high:g})"
+        middle = f"{float(self.median):.4g} ± {float(self.slope(0.0)):.2g} {unit}".rstrip()
+        return f"{middle} ({self.low:g} to {self.high:g})"

@@ -42,16 +42,19 @@ def switched_on(model: EDSModel, names: Sequence[str], spectrum: Curve) -> EDSMo
     model = model.with_line_groups(*groups)
     low, high = _range(model)
     order = _order(names, "continuum_correction_")
-    if order and not isinstance(model.bremsstrahlung, CorrectedBremsstrahlung):
-        smooth = SmoothCorrection(np.zeros(order), low, high)
-        bremsstrahlung = CorrectedBremsstrahlung(model.bremsstrahlung, smooth)
+    if order:
+        shapes, smooth = model.bremsstrahlung, SmoothCorrection(np.zeros(order), low, high)
+        if isinstance(shapes, CorrectedBremsstrahlung):
+            shapes, smooth = shapes.shapes, shapes.correction.extended(order)
+        bremsstrahlung = CorrectedBremsstrahlung(shapes, smooth)
         model = dataclasses.replace(model, bremsstrahlung=bremsstrahlung)
     detector = model.detector
     order = _order(names, "efficiency_correction_")
-    if order and not isinstance(detector.efficiency, CorrectedEfficiency):
-        smooth = SmoothCorrection(np.zeros(order), low, high)
-        efficiency = CorrectedEfficiency(detector.efficiency, smooth)
-        detector = dataclasses.replace(detector, efficiency=efficiency)
+    if order:
+        curve, smooth = detector.efficiency, SmoothCorrection(np.zeros(order), low, high)
+        if isinstance(curve, CorrectedEfficiency):
+            curve, smooth = curve.efficiency, curve.correction.extended(order)
+        detector = dataclasses.replace(detector, efficiency=CorrectedEfficiency(curve, smooth))
     response = detector.response
     if any(name in _TAIL for name in names):
         response = response or Response()

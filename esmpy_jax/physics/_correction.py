@@ -36,6 +36,11 @@ class SmoothCorrection(eqx.Module):
         self.coefficients = jnp.asarray(coefficients, float)
         self.low, self.high = float(low), float(high)
 
+    def extended(self, order: int) -> "SmoothCorrection":
+        """The same factor with room for terms up to an order."""
+        more = max(order - len(self.coefficients), 0)
+        return SmoothCorrection(jnp.pad(self.coefficients, (0, more)), self.low, self.high)
+
     def __call__(self, energy: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """f at energies in keV."""
         inside = jnp.clip(energy, self.low, self.high)
@@ -64,7 +69,7 @@ class CorrectedBremsstrahlung(AbstractBremsstrahlung):
 
 
 class CorrectedEfficiency(AbstractEfficiency):
-    """An efficiency times a smooth factor; never above one."""
+    """An efficiency times a smooth factor."""
 
     efficiency: AbstractEfficiency
     correction: SmoothCorrection

@@ -164,7 +164,8 @@ class PileUp(eqx.Module):
     ) -> Float[Array, "channel column"]:
         """Columns of G with their part in the sum peaks.
 
-        Photons below the first channel are not known, so neither are sums with them. Raises
+        Photons below the first channel are not known, so neither are sums with them. A quadratic
+        term of the axis is left out of account: it moves a sum by less than itself. Raises
         `InputError` when the measured spectrum has another number of channels.
         """
         n = len(matrix)
