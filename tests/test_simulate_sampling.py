@@ -1,5 +1,7 @@
 """Poisson sampling: the distribution of every channel, determinism, memory-free corner cases."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -15,10 +17,18 @@ def draw(seed, d=D, h=H, **kwargs):
     return np.asarray(sample_counts(d, h, key=jax.random.key(seed), **kwargs).to_dense(), int)
 
 
+N_DRAWS = 300
+
+
+@functools.cache
+def many_draws():
+    """(draw, pixel, channel)"""
+    return np.stack([draw(seed) for seed in range(N_DRAWS)])
+
+
 def test_each_channel_is_poisson_with_the_right_mean():
     """Mean and variance over keys; 5 standard errors, and the sampling variance of a variance."""
-    n = 300
-    samples = np.stack([draw(seed) for seed in range(n)])  # (draw, pixel, channel)
+    n, samples = N_DRAWS, many_draws()
     mean = (D @ H).T
     np.testing.assert_array_less(np.abs(samples.mean(0) - mean), 5 * np.sqrt(mean / n) + 1e-12)
     error = np.sqrt((mean + 2 * mean**2) / n)  # of the sample variance of a Poisson variable
@@ -27,12 +37,12 @@ def test_each_channel_is_poisson_with_the_right_mean():
 
 def test_channels_and_pixels_are_independent():
     """A fixed total per pixel would make channels anticorrelated; Poisson ones are not."""
-    samples = np.stack([draw(seed)[2] for seed in range(300)]).astype(float)
-    filled = samples[:, [0, 1, 3, 4]]
+    samples = many_draws().astype(float)
+    filled = samples[:, 2, [0, 1, 3, 4]]
     correlation = np.corrcoef(filled.T) - np.eye(4)
-    assert np.abs(correlation).max() < 5 / np.sqrt(300)
-    pixels = np.stack([draw(seed).sum(1)[[0, 2, 3, 5]] for seed in range(300)]).astype(float)
-    assert np.abs(np.corrcoef(pixels.T) - np.eye(4)).max() < 5 / np.sqrt(300)
+    assert np.abs(correlation).max() < 5 / np.sqrt(N_DRAWS)
+    pixels = samples.sum(2)[:, [0, 2, 3, 5]]
+    assert np.abs(np.corrcoef(pixels.T) - np.eye(4)).max() < 5 / np.sqrt(N_DRAWS)
 
 
 def test_a_large_sample_follows_a_spectrum_over_six_decades():

@@ -170,11 +170,11 @@ def _radiative_transitions(atomic_number: int) -> tuple[RadiativeTransition, ...
 def radiative_transitions(element: ElementLike) -> tuple[RadiativeTransition, ...]:
     """All transitions that fill K, L or M vacancies of an element, with energies and rates.
 
-    Source: xraylib, with three repairs. K-M of Mg, which the free atom lacks and the solid emits from
-    its valence band, is added with 2 % of the K photons. From La to Eu it has no 3d-4f rates (Mα, Mβ), though these
+    Source: xraylib, with three repairs. From La to Eu it has no 3d-4f rates (Mα, Mβ), though these
     are the strongest M lines: they are taken from Gd in proportion to the 4f electrons. Where it
-    gives no energy because the outer level is a valence level, the inner edge is used. The data
-    are those of free atoms: other lines from the valence band of solids (K of Li and Be) are
-    missing, and H, He, Li, Be have none.
+    gives no energy because the outer level is a valence level, the inner edge is used. K-M of Mg,
+    which the free atom lacks and the solid emits from its valence band, is added with 2 % of the K
+    photons. Other lines from the valence band of solids (K of Li and Be) are missing, and H, He,
+    Li, Be have none.
     """
     return _radiative_transitions(parse_element(element).atomic_number)

@@ -17,7 +17,7 @@ from ..model import EDSModel
 from ..solve import Factorisation, Fixed, GivenStart, Problem
 
 #: What `fit` takes for a composition: atoms of each element, a formula, or a `Composition`.
-KnownComposition = Composition | str | Mapping[str, float]
+KnownComposition = Composition | str | Mapping[str, float | int]
 
 
 @dataclasses.dataclass(frozen=True)

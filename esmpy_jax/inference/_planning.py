@@ -10,6 +10,7 @@ from jaxtyping import Float
 from .._basis import ColumnKind
 from .._checks import check
 from ..model import EDSModel
+from ..physics import Number
 from ._known import KnownComposition, atomic_fractions
 from ._tangents import parametrised, tangents
 
@@ -29,10 +30,10 @@ _FLAT = 0.1
 def expected_errors(
     model: EDSModel,
     composition: KnownComposition,
-    counts: float | Sequence[float] | Float[np.ndarray, " dose"],
+    counts: Number | Sequence[Number] | Float[np.ndarray, " dose"],
     *,
-    continuum: float = 0.3,
-    stray: float = 0.05,
+    continuum: Number = 0.3,
+    stray: Number = 0.05,
     parameters: Sequence[str] = (),
 ) -> "xr.Dataset":
     """The smallest standard errors of at% that so many counts of one phase allow (Cramér-Rao).
@@ -105,8 +106,9 @@ def _weights(
     weights[rows, 0] = atoms
     share = dict(zip((e.atomic_number for e in model.elements), atoms, strict=True))
     for j, column in enumerate(model.columns):
-        if column.kind is ColumnKind.ELEMENT and not column.in_composition:
-            weights[j, 0] = share.get(column.atomic_number, 0.0)  # lines split off
+        z = column.atomic_number
+        if z is not None and column.kind is ColumnKind.ELEMENT and not column.in_composition:
+            weights[j, 0] = share.get(z, 0.0)  # lines split off
     matrix = np.asarray(model.basis(jnp.asarray(weights, float)).matrix, np.float64)
     sums = matrix.reshape(-1, len(weights))[-model.energy_axis.size :].sum(0)
     lines = float(sums @ weights[:, 0])

@@ -101,9 +101,7 @@ class Refinement:
         """Sentences that a reader of the result should know."""
         found = []
         if self.stalled:
-            found.append(
-                "the refinement ended where no step lowers the loss; look at the residuals"
-            )
+            found.append("the refinement ended where no step lowers the loss")
         elif not self.converged:
             found.append("the refinement stopped before it converged; allow more steps")
         names = list(self.parameters)
