@@ -418,26 +418,19 @@ def test_the_loss_is_half_the_deviance():
 
 
 @pytest.mark.parametrize(
-    ("optimiser", "tol"),
-    [
-        (optax.lbfgs(linesearch=None), 0.01),
-        (optax.adam(optax.exponential_decay(0.5, 10, 0.7)), 0.1),
-    ],
-    ids=["lbfgs", "adam"],
+    "optimiser", [optax.lbfgs(linesearch=None), optax.sgd(0.5)], ids=["lbfgs", "sgd"]
 )
-def test_any_gradient_method_finds_the_same(problem, optimiser, tol):
+def test_any_gradient_method_finds_the_same(problem, optimiser):
     believed, _, image = problem
     names = ["energy_offset", "noise_fwhm"]
     start = adjusted(believed, {n: v for n, v in WRONG.items() if n not in names})
     one = ej.refine(image, start, parameters=names)
-    options = {"optimiser": optimiser, "max_steps": 100, "tol": tol}
-    other = ej.refine(image, start, parameters=names, **options)
-    assert other.trace[-1] < other.trace[0] - 1
-    assert other.converged or tol > 0.01
+    other = ej.refine(image, start, parameters=names, optimiser=optimiser)
+    assert other.converged
     for name in names:
         found = other.parameters[name]
-        # a loss of `tol` nats is so many standard errors, with room for the curvature's change
-        assert abs(found.after - one.values[name]) < 2 * np.sqrt(2 * tol) * found.stderr
+        # a loss of 0.01 nats is 0.14 standard errors
+        assert abs(found.after - one.values[name]) < 0.3 * found.stderr
         assert found.stderr == pytest.approx(one.parameters[name].stderr, rel=0.02)
 
 
