@@ -65,6 +65,8 @@ def test_parameters_read_from_the_file():
         "noise_fwhm": read,
         "fano": default,
         "efficiency": default,
+        "crystal_thickness": default,
+        "energy_quadratic": default,
         "take_off_angle": read,
         "mass_thickness": given,
         "thickness": given,
