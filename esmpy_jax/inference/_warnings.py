@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ..model import EDSModel
+from ..model import EDSModel, efficiency_names
 from ..solve import RESULTS, Factorisation
 from ._identifiability import Ambiguity
 from ._image import SpectrumImage
@@ -49,8 +49,10 @@ def of_convergence(fine: Factorisation, judged: Factorisation, ended: str) -> li
 def of_inputs(image: SpectrumImage, model: EDSModel) -> list[str]:
     """What stood in for quantities that nobody gave, and pixels that hold nothing."""
     out = []
+    untold = {"energy_quadratic", *efficiency_names(model)}
     for name, entry in model.parameters().items():
-        if entry.source != "default":
+        # the layers are told with the efficiency, and a straight axis is no stand-in
+        if entry.source != "default" or name in untold:
             continue
         if name == "mass_thickness":
             out.append(

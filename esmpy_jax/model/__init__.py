@@ -3,6 +3,7 @@
 from ._adjustable import Adjustable as Adjustable
 from ._adjustable import adjustables as adjustables
 from ._adjustable import adjusted as adjusted
+from ._adjustable import efficiency_names as efficiency_names
 from ._forward import forward as forward
 from ._model import EDSModel as EDSModel
 from ._model import ImageLike as ImageLike
