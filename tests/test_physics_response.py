@@ -24,7 +24,7 @@ from esmpy_jax.physics import (
     detector_window,
     line_profiles,
 )
-from esmpy_jax.physics._profiles import edge_distances
+from esmpy_jax.physics._profiles import at_once, edge_distances, one_by_one
 from esmpy_jax.physics._response import shelf_widths, tail_shares
 
 RESOLUTION = (130.0, 0.12)
@@ -54,6 +54,20 @@ def test_windows_around_lines_leave_nothing_out(x64, quadratic, tolerance):
     energy, resolution = jnp.array(ENERGIES), Resolution.from_mn_ka(*RESOLUTION)
     whole, near = (shares_of(every_part(), axis, energy, resolution, reach) for reach in (None, 64))
     np.testing.assert_allclose(near, whole, rtol=tolerance, atol=1e-16)
+
+
+def test_windows_are_added_alike_on_every_device(x64):
+    """One after the other and at once, lines outside of the axis included."""
+    axis, energy = EnergyAxis(0.5, 0.01, 300), jnp.array([-0.9, 0.3, 0.52, 2.0, 3.4, 3.6, 9.0])
+    shapes = Response().lines(axis, energy, Resolution.from_mn_ka(*RESOLUTION), 32)
+    (window,) = shapes.windows
+    amounts = jnp.asarray(np.random.default_rng(0).uniform(size=(len(energy), 3)))
+    found = [f(300, window.first, window.shares, amounts) for f in (one_by_one, at_once)]
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-12, atol=1e-15)
+    expected = (
+        line_profiles(axis, energy, Resolution.from_mn_ka(*RESOLUTION).fwhm(energy)) @ amounts
+    )
+    np.testing.assert_allclose(found[0], expected, atol=1e-6)
 
 
 def test_a_bent_axis_sees_the_same_spectrum(x64):

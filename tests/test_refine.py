@@ -223,6 +223,22 @@ def test_derivatives_by_weights_and_parameters(double, tolerance):
             assert error < tolerance * np.abs(numeric).max()
 
 
+@pytest.mark.parametrize("values", [{"mass_thickness": 0.0}, {"energy_offset": 0.5320}])
+def test_derivatives_are_finite_without_a_sample_and_with_a_channel_on_an_edge(values):
+    """0.532 keV is the K edge of oxygen, where attenuation has a step."""
+    model = make_model(size=100)
+
+    def total(offset, thickness):
+        axis = eqx.tree_at(lambda a: a.offset, model.energy_axis, offset)
+        changed = dataclasses.replace(model, energy_axis=axis, mass_thickness=thickness)
+        return changed.endmembers(jnp.full((len(model.columns), 1), 0.2)).sum()
+
+    at = [values.get("energy_offset", 0.3), values.get("mass_thickness", 6e-5)]
+    slopes = jax.jit(jax.grad(total, (0, 1)))(*(jnp.asarray(x) for x in at))
+    assert np.isfinite(slopes).all()
+    assert slopes[1] < 0  # the more sample, the fewer photons leave it
+
+
 # --- refinement
 
 

@@ -51,8 +51,8 @@ def refined(image: SpectrumImage, model: EDSModel, *, names: Sequence[str] | Non
 
     By default of `FIRST_LOOK`.
     """
+    from ..inference import FIRST_LOOK
     from ..inference import refine as run
-    from ..inference._refine import FIRST_LOOK
 
     if names is not None:
         _check_known(model, [name for name in names if not name.endswith(_OF_LINES)])

@@ -1,5 +1,6 @@
 """Emission lines as the detector shows them: Gaussians integrated over each channel."""
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -80,31 +81,56 @@ class LineShapes(eqx.Module):
     def times(self, amounts: Float[Array, "line column"]) -> Float[Array, "channel column"]:
         """Counts in each channel of so much of each line, in as many mixtures as there are columns.
 
-        Line after line, each into its own window: no array of size channel × line is made, unless
-        there is something outside the windows.
+        Each line into its own window: no array of size channel × line is made, unless there is
+        something outside the windows.
         """
-        n_columns = amounts.shape[1]
-        total = jnp.zeros((self.size, n_columns), amounts.dtype)
+        total = jnp.zeros((self.size, amounts.shape[1]), amounts.dtype)
         for window in self.windows:
-            total = total + self._summed(window, amounts)
+            # what suits one device takes long on the other: a scatter on a CPU, steps on a GPU
+            total = total + jax.lax.platform_dependent(
+                window.first,
+                window.shares,
+                amounts,
+                cpu=functools.partial(one_by_one, self.size),
+                default=functools.partial(at_once, self.size),
+            )
         if self.far is None:
             return total
         return total + jnp.matmul(self.far(), amounts, precision="highest")
 
-    def _summed(self, window: Window, amounts: Array) -> Array:
-        width, n_columns = len(window.shares), amounts.shape[1]
-        # room to both sides for what lies outside of the axis
-        room = jnp.zeros((self.size + 2 * width, n_columns), amounts.dtype)
 
-        def add(total, line):
-            first, shares, amount = line
-            start = jnp.clip(first + width, 0, self.size + width)
-            before = jax.lax.dynamic_slice_in_dim(total, start, width)
-            now = before + shares[:, None] * amount[None, :]
-            return jax.lax.dynamic_update_slice_in_dim(total, now, start, 0), None
+def one_by_one(
+    size: int,
+    first: Int[Array, " line"],
+    shares: Float[Array, "width line"],
+    amounts: Float[Array, "line column"],
+) -> Float[Array, "channel column"]:
+    """Windows of lines on an axis of `size` channels, times amounts: line after line."""
+    width, n_columns = len(shares), amounts.shape[1]
+    # room to both sides for what lies outside of the axis
+    room = jnp.zeros((size + 2 * width, n_columns), amounts.dtype)
 
-        lines = (window.first, window.shares.T, amounts)
-        return jax.lax.scan(add, room, lines)[0][width:-width]
+    def add(total, line):
+        first, shares, amount = line
+        start = jnp.clip(first + width, 0, size + width)
+        before = jax.lax.dynamic_slice_in_dim(total, start, width)
+        now = before + shares[:, None] * amount[None, :]
+        return jax.lax.dynamic_update_slice_in_dim(total, now, start, 0), None
+
+    return jax.lax.scan(add, room, (first, shares.T, amounts))[0][width:-width]
+
+
+def at_once(
+    size: int,
+    first: Int[Array, " line"],
+    shares: Float[Array, "width line"],
+    amounts: Float[Array, "line column"],
+) -> Float[Array, "channel column"]:
+    """The same as `one_by_one`, in one scatter."""
+    channel = first[None, :] + jnp.arange(len(shares))[:, None]
+    channel = jnp.where(channel < 0, size, channel)  # a negative one would count from the end
+    counts = shares[:, :, None] * amounts[None, :, :]
+    return jnp.zeros((size, amounts.shape[1]), amounts.dtype).at[channel].add(counts, mode="drop")
 
 
 def gaussian_window(

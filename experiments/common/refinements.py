@@ -2,11 +2,11 @@
 
 import argparse
 import pathlib
-import re
 import tempfile
 
 import numpy as np
 from matplotlib.figure import Figure
+from readme import fill
 
 import esmpy_jax as ej
 from esmpy_jax.physics import (
@@ -41,11 +41,7 @@ def write(text: str, out: pathlib.Path, here: pathlib.Path) -> None:
     if out.resolve() != here:
         (out / "tables.md").write_text(text + "\n", encoding="utf-8")
         return
-    readme = out / "README.md"
-    block = f"<!-- results: begin -->\n{text}\n<!-- results: end -->"
-    pattern = "<!-- results: begin -->.*<!-- results: end -->"
-    page = re.sub(pattern, lambda _: block, readme.read_text(encoding="utf-8"), flags=re.S)
-    readme.write_text(page, encoding="utf-8")
+    fill(out, text)
 
 
 def detector(mn_ka: float, tail: bool = True) -> ej.Detector:

@@ -13,15 +13,18 @@ into DIR/coverage.md).
 import argparse
 import dataclasses
 import pathlib
-import re
+import sys
 
 import jax
 import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "common"))
+
+from readme import fill
 from run import NAMES, believed_model
 
 import esmpy_jax as ej
-from esmpy_jax.inference._tangents import parametrised
-from esmpy_jax.model import adjusted
+from esmpy_jax.model import adjustables, adjusted
 from esmpy_jax.simulate import mineral_phases, simulate
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -36,19 +39,15 @@ def main(arguments: list[str] | None = None) -> str:
     parser.add_argument("--out", type=pathlib.Path, help="folder for the table")
     options = parser.parse_args(arguments)
     believed = believed_model()
-    every, start = parametrised(believed)
-    moved = [every.names.index(name) for name in NAMES]
+    known = adjustables(believed)
+    priors = [known[name].usual_prior(believed) for name in NAMES]
     scores: list[list[float]] = []
     gains: list[float] = []
     labels: list[str] = []
     for seed in range(options.images):
         rng = np.random.default_rng(seed)
-        coordinates = start.copy()
-        coordinates[moved] = rng.standard_normal(len(moved))
-        exact = {
-            name: float(every.priors[k].value(coordinates[k]))
-            for name, k in zip(NAMES, moved, strict=True)
-        }
+        drawn = rng.standard_normal(len(NAMES))
+        exact = {n: float(p.value(u)) for n, p, u in zip(NAMES, priors, drawn, strict=True)}
         image, truth = one_phase(adjusted(believed, exact), believed, seed)
         fitted, held = ej.thin(image.counts, 0.5, key=jax.random.key(1000 + seed))
         half = dataclasses.replace(image, counts=fitted)
@@ -60,10 +59,7 @@ def main(arguments: list[str] | None = None) -> str:
         labels = [*NAMES, *(f"{s} at%" for s in symbols)]
         found = [refined.parameters[n] for n in NAMES]
         scores.append(
-            [
-                (f.coordinate - coordinates[k]) / f.coordinate_stderr
-                for f, k in zip(found, moved, strict=True)
-            ]
+            [(f.coordinate - u) / f.coordinate_stderr for f, u in zip(found, drawn, strict=True)]
             + list((at[shown] - truth[shown]) / error[shown])
         )
         gains.append(held_out_gain(held, refined))
@@ -74,11 +70,7 @@ def main(arguments: list[str] | None = None) -> str:
         options.out.mkdir(parents=True, exist_ok=True)
         (options.out / "coverage.md").write_text(text + "\n", encoding="utf-8")
         return text
-    readme = HERE / "README.md"
-    block = f"<!-- coverage: begin -->\n{text}\n<!-- coverage: end -->"
-    pattern = "<!-- coverage: begin -->.*<!-- coverage: end -->"
-    page = re.sub(pattern, lambda _: block, readme.read_text(encoding="utf-8"), flags=re.S)
-    readme.write_text(page, encoding="utf-8")
+    fill(HERE, text, "coverage")
     return text
 
 

@@ -12,14 +12,18 @@ import argparse
 import csv
 import dataclasses
 import pathlib
-import re
 import statistics
+import sys
 import tempfile
 import time
 
 import jax
 import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "common"))
+
 from figures import plot_results
+from readme import fill
 from scipy.optimize import linear_sum_assignment
 
 import esmpy_jax as ej
@@ -74,11 +78,7 @@ def main(arguments: list[str] | None = None) -> pathlib.Path:
     text += f"\n\n{options.seeds} images of {options.size} × {options.size} pixels, "
     text += f"{options.dose:g} counts per pixel."
     if out == HERE:
-        readme = out / "README.md"
-        block = f"<!-- results: begin -->\n{text}\n<!-- results: end -->"
-        pattern = "<!-- results: begin -->.*<!-- results: end -->"
-        page = re.sub(pattern, lambda _: block, readme.read_text(encoding="utf-8"), flags=re.S)
-        readme.write_text(page, encoding="utf-8")
+        fill(out, text)
     else:
         (out / "table.md").write_text(text + "\n", encoding="utf-8")
     print(f"wrote {out}")

@@ -9,13 +9,17 @@ small image and writes into DIR or a temporary folder.
 
 import argparse
 import pathlib
-import re
+import sys
 import tempfile
 import time
 
 import jax
 import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "common"))
+
 from equation import order_like_truth, plot_equation, plot_weights, row_through_particles
+from readme import fill
 
 import esmpy_jax as ej
 from esmpy_jax.simulate import demo_image, demo_model
@@ -54,11 +58,7 @@ def main(arguments: list[str] | None = None) -> pathlib.Path:
     text += f"\n\n{size} × {size} pixels, {DOSE:g} counts per pixel; made in "
     text += f"{time.perf_counter() - began:.0f} s."
     if out == HERE:
-        readme = out / "README.md"
-        block = f"<!-- results: begin -->\n{text}\n<!-- results: end -->"
-        pattern = "<!-- results: begin -->.*<!-- results: end -->"
-        page = re.sub(pattern, lambda _: block, readme.read_text(encoding="utf-8"), flags=re.S)
-        readme.write_text(page, encoding="utf-8")
+        fill(out, text)
     else:
         (out / "table.md").write_text(text + "\n", encoding="utf-8")
     print(f"wrote {out}")

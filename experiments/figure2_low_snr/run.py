@@ -14,7 +14,6 @@ import contextlib
 import multiprocessing
 import os
 import pathlib
-import re
 import sys
 import tempfile
 import time
@@ -27,6 +26,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "common"))
 from figures import plot_maps, plot_seeds, plot_spectra
 from judging import Found, judge, judge_nmf, nmf_input
 from nmf import kl_nmf
+from readme import fill
 from scenes import SCENES, make_image
 from tables import as_markdown, write_csv
 
@@ -117,11 +117,7 @@ def main(arguments: list[str] | None = None) -> pathlib.Path:
     minutes = (time.perf_counter() - began) / 60
     text = as_markdown(records, checks, names, [OURS, THEIRS, LONGER], (size, n_seeds, minutes))
     if out == HERE:
-        readme = out / "README.md"
-        block = f"<!-- results: begin -->\n{text}\n<!-- results: end -->"
-        pattern = "<!-- results: begin -->.*<!-- results: end -->"
-        page = re.sub(pattern, lambda _: block, readme.read_text(encoding="utf-8"), flags=re.S)
-        readme.write_text(page, encoding="utf-8")
+        fill(out, text)
     else:
         (out / "tables.md").write_text(text + "\n", encoding="utf-8")
     print(f"wrote {out} after {minutes:.1f} min")

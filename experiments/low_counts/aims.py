@@ -14,7 +14,6 @@ import csv
 import dataclasses
 import json
 import pathlib
-import re
 import sys
 import tempfile
 import time
@@ -27,6 +26,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "common"))
 
 from judging import Found
 from programs import judged
+from readme import fill
 from scenes import SCENES, make_image, make_models, peak_ratio
 
 from esmpy_jax import Solution, SpectrumImage, fit
@@ -351,11 +351,7 @@ def _table(groups, size: int) -> str:
 
 
 def _into_readme(text: str) -> None:
-    readme = HERE / "README.md"
-    block = f"<!-- aims: begin -->\n{text}\n<!-- aims: end -->"
-    pattern = "<!-- aims: begin -->.*<!-- aims: end -->"
-    page = re.sub(pattern, lambda _: block, readme.read_text(encoding="utf-8"), flags=re.S)
-    readme.write_text(page, encoding="utf-8")
+    fill(HERE, text, "aims")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ that shows that everything works; it writes into DIR or a temporary folder.
 
 import argparse
 import pathlib
-import re
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "common"))
 from espm_environment import espm_python
 from figures import plot_low_counts
 from programs import OURS, Fit, count_phases, espm, ours, scikit_learn
+from readme import fill
 from scenes import SCENES, make_image, make_models, peak_ratio
 from tables import as_markdown, write_csv
 
@@ -146,11 +146,7 @@ def _write(out: pathlib.Path, text: str) -> None:
     if out != HERE:
         (out / "tables.md").write_text(text + "\n", encoding="utf-8")
         return
-    readme = out / "README.md"
-    block = f"<!-- results: begin -->\n{text}\n<!-- results: end -->"
-    pattern = "<!-- results: begin -->.*<!-- results: end -->"
-    page = re.sub(pattern, lambda _: block, readme.read_text(encoding="utf-8"), flags=re.S)
-    readme.write_text(page, encoding="utf-8")
+    fill(out, text)
 
 
 def _line(fit: Fit) -> str:

@@ -11,12 +11,15 @@ with `--quick`, a small run, it is printed only.
 import argparse
 import os
 import pathlib
-import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "common"))
+
+from readme import fill
 
 HERE = pathlib.Path(__file__).resolve().parent
 DOSES = {18: (30, 10), 293: (40, 20)}  # aims in seconds: with compilation and without
@@ -50,11 +53,7 @@ def main(arguments: list[str] | None = None) -> str:
         print(rows[-1], flush=True)
     text = "\n".join(rows)
     if not options.quick:
-        readme = HERE / "README.md"
-        block = f"<!-- times: begin -->\n{text}\n<!-- times: end -->"
-        pattern = "<!-- times: begin -->.*<!-- times: end -->"
-        page = re.sub(pattern, lambda _: block, readme.read_text(encoding="utf-8"), flags=re.S)
-        readme.write_text(page, encoding="utf-8")
+        fill(HERE, text, "times")
     return text
 
 
