@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
@@ -242,6 +243,15 @@ def test_large_residuals_are_marked_at_the_edge(dataset):
     (up,) = [line for line in bottom.lines if line.get_marker() == "^"]
     np.testing.assert_allclose(up.get_xdata(), dataset["energy"].values[500])
     assert up.get_ydata()[0] < bottom.get_ylim()[1]
+
+
+@pytest.mark.parametrize("names", [["a", "b", "c"], ["ferropericlase"] * 3, ["x" * 60] * 3])
+def test_the_legend_of_the_spectra_fits_into_the_figure(dataset, names):
+    figure = plot.plot_spectra(dataset, names=names)
+    FigureCanvasAgg(figure).draw()
+    legend = figure.legends[0].get_window_extent()
+    assert legend.x0 >= 0
+    assert legend.x1 <= figure.bbox.x1
 
 
 def test_without_fit_sum_the_shares_come_from_spectra_and_abundances():

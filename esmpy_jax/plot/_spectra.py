@@ -80,7 +80,7 @@ def plot_spectra(
         [handles[i] for i in order],
         [labels[i] for i in order],
         loc="outside lower center",
-        ncols=min(len(order), 5),
+        ncols=_legend_columns([labels[i] for i in order]),
     )
     top.tick_params(labelbottom=False)
     residuals(bottom, energy, counts, fit)
@@ -137,6 +137,16 @@ def plot_phase_spectra(
     tick_energy(grid[-1])
     figure.supylabel(per_channel("share of the phase's counts", gain), fontsize=11)
     return figure
+
+
+def _legend_columns(labels: Sequence[str]) -> int:
+    """The most columns, up to 5, in which a legend of these labels is no wider than the figure."""
+    sizes = [0.65 + 0.085 * len(label) for label in labels]  # inches, of handle and text
+    for n in range(min(len(labels), 5), 1, -1):
+        columns = np.array_split(sizes, n)  # as matplotlib fills them
+        if sum(column.max() for column in columns) <= WIDTH - 0.4:
+            return n
+    return 1
 
 
 def tick_energy(axes: Axes) -> None:
