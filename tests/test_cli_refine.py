@@ -91,11 +91,22 @@ def test_the_fit_has_the_refined_parameters(refined):
     assert float(solution.energy_axis.offset) == pytest.approx(offset.value, abs=1e-5)
 
 
+def test_pools_of_a_first_fit(scan, tmp_path):
+    wrong = ("--energy-offset", OFFSET - WRONG, "--parameters", "energy_offset")
+    run(*words("refine", scan, tmp_path / "pools", "--loss", "pools", *wrong))
+    found = rows(tmp_path / "pools" / "parameters.csv")[0]
+    first = OFFSET + 0.11  # the channel at 0.30 keV of the wrong axis
+    assert abs(float(found["after"]) - first) < 4 * float(found["stderr"]) < WRONG
+    result = CliRunner().invoke(app, list(map(str, words("refine", scan, tmp_path, "--loss", "x"))))
+    assert result.exit_code == 2
+    assert "--loss" in result.stderr
+
+
 def test_errors_of_the_physics_reach_the_compositions(refined):
     out, _ = refined
     data = ej.Solution.load(out / "solution.nc").dataset
     table = rows(out / "composition.csv")
-    assert list(table[0])[-2:] == ["verdict", "at% stderr total"]
+    assert list(table[0])[-3:] == ["verdict", "at% stderr total", "wt% stderr total"]
     for row in table:
         where = {"phase": row["phase"], "element": row["element"]}
         total = float(row["at% stderr total"])
@@ -191,10 +202,10 @@ def test_refine_has_the_options_of_fit(monkeypatch):
     said = {c: CliRunner().invoke(app, [c, "--help"]).stdout for c in ("fit", "refine")}
     flags = {c: set(re.findall(r"--[a-z][a-z-]*", text)) for c, text in said.items()}
     assert len(flags["fit"]) > 30
-    assert flags["refine"] - flags["fit"] == {"--parameters"}
+    assert flags["refine"] - flags["fit"] == {"--parameters", "--loss"}
     assert flags["fit"] <= flags["refine"]
     own, theirs = (inspect.signature(command).parameters for command in (refine, fit))
-    assert {n: p for n, p in own.items() if n != "parameters"} == dict(theirs)
+    assert {n: p for n, p in own.items() if n not in ("parameters", "loss")} == dict(theirs)
 
 
 def test_notes_leave_names_as_they_are():
@@ -214,7 +225,7 @@ def test_what_is_left_out_is_said(monkeypatch):
     image = ej.SpectrumImage(ej.as_counts(np.ones((1, 1, 100), np.uint8)), axis, known)
     model = ej.EDSModel.from_image(image, "O,Si")
 
-    def quick(image, model, *, parameters):
+    def quick(image, model, solution, parameters, *, loss):
         names = parameters or [name for name in FIRST_LOOK if name != "mass_thickness"]
         return types.SimpleNamespace(parameters=dict.fromkeys(names), notes=())
 

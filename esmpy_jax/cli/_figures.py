@@ -29,20 +29,23 @@ _FAIR = 0.25  # of the counts at a line's energy, to label it
 
 
 def figures(solution: Solution) -> dict[str, bytes]:
-    """PNG files by name."""
+    """PNG files by name; a single spectrum has no maps, and one phase is its own spectrum."""
     from .. import plot
 
     data = solution.dataset
+    single = data.sizes["y"] * data.sizes["x"] == 1
     lines = line_labels(solution)
-    made = {
-        "maps.png": plot.plot_abundances(data),
+    made = {}
+    if not single:
+        made["maps.png"] = plot.plot_abundances(data)
+        made["phase_spectra.png"] = plot.plot_phase_spectra(data, lines=lines)
+    made |= {
         "spectra.png": plot.plot_spectra(data, lines=lines),
-        "phase_spectra.png": plot.plot_phase_spectra(data, lines=lines),
         "composition.png": plot.plot_composition(data),
         "basis.png": plot.plot_basis(data),
         "convergence.png": plot.plot_convergence(data),
     }
-    if "coarse_objective" in data:
+    if "coarse_objective" in data and not single:
         coarse = data[["coarse_objective", "coarse_steps"]].rename(
             coarse_objective="objective", coarse_steps="steps", coarse_check="check"
         )

@@ -72,25 +72,22 @@ def decompose(
     phase_names: o.PhaseNames = None,
     overwrite: o.Overwrite = False,
     *,
-    refining: Callable[[Any, Any], Refined] | None = None,
+    refining: Callable[[Any, Any, Any], Refined] | None = None,
 ) -> None:
-    """What `fit` does, by its options; `refining` an image and a model first, as `refine` does."""
+    """What `fit` does, by its options; `refining` a model first, as `refine` does.
+
+    `refining` is called with the image, the model, and a function that fits a model to the image.
+    """
     if out is None:
         check(False, f"Name a folder for the results with --out, such as --out {file.stem}_phases.")
     assert out is not None
     check_folder(out, overwrite)
-    if phases is None:
-        check(
-            False,
-            "Say how many phases to look for with --phases, such as --phases 3, or --phases auto.",
-        )
-    assert phases is not None
-    number = o.phase_number(phases)
+    number = None if phases is None else o.phase_number(phases)
     names = o.words(phase_names) if phase_names is not None else None
     check(
-        names is None or number == "auto" or len(set(names)) == len(names) == number,
-        f"--phase-names holds {len(set(names or ()))} different names for {number} phases; give "
-        "one for each.",
+        names is None or number == "auto" or len(set(names)) == len(names) == (number or 1),
+        f"--phase-names holds {len(set(names or ()))} different names for {number or 1} phases; "
+        "give one for each, and the number with --phases.",
     )
     check(
         names is None or number != "auto",
@@ -139,6 +136,7 @@ def decompose(
             storage=storage,  # pyright: ignore[reportArgumentType]
         )
     check(bool(sample), _no_elements(image, file))
+    number = _number(number, image, file)
     check(
         image.acquisition.beam_energy is not None,
         f"{file.name} does not tell the beam energy; give it in keV, such as --beam-energy 200.",
@@ -156,13 +154,16 @@ def decompose(
             density=density,
         )
         model = with_sources(model, sources)
+    limits = {"max_steps": max_steps, "tol": tol, "max_seconds": max_seconds}
+
+    def fitted(model: EDSModel) -> Solution:
+        return run_fit(image, model, number, run, seed=seed, **limits, **options)
+
     refined = None
     if refining is not None:
-        with working("refining the parameters"):
-            refined = refining(image, model)
+        refined = refining(image, model, fitted)
         model = refined.refinement.model
-    limits = {"max_steps": max_steps, "tol": tol, "max_seconds": max_seconds}
-    solution = run_fit(image, model, number, run, seed=seed, **limits, **options)
+    solution = fitted(model)
     if names is not None:
         solution = renamed(solution, names)
     solution = recorded(solution, seed=seed)
@@ -244,6 +245,23 @@ def _named(text: str | None):
 
     found = o.words(text)
     return parse_elements(found) if found else ()
+
+
+def _number(
+    asked: int | Literal["auto"] | None, image: SpectrumImage, file: pathlib.Path
+) -> int | Literal["auto"]:
+    """How many phases; a single spectrum is one."""
+    n_pixels = image.counts.n_pixels
+    check(
+        asked is not None or n_pixels == 1,
+        "Say how many phases to look for with --phases, such as --phases 3, or --phases auto.",
+    )
+    check(
+        asked in (None, "auto") or n_pixels > 1 or asked == 1,
+        f"{file.name} is a single spectrum, which cannot be told apart into {asked} phases; leave "
+        "--phases out.",
+    )
+    return 1 if n_pixels == 1 or asked is None else asked
 
 
 def _no_elements(image: SpectrumImage, file: pathlib.Path) -> str:

@@ -121,7 +121,12 @@ Resolution = Annotated[
 
 Phases = Annotated[
     str | None,
-    _text("Number of phases, or auto: as many as held-out counts speak for.", _FIT, "N|auto"),
+    _text(
+        "Number of phases, or auto: as many as held-out counts speak for. A single spectrum is "
+        "one.",
+        _FIT,
+        "N|auto",
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="Of every random number.", rich_help_panel=_FIT)]
 Solver = Annotated[
@@ -200,6 +205,15 @@ Parameters = Annotated[
         "mass-thickness.",
         _REFINEMENT,
         "A,B,C",
+    ),
+]
+Loss = Annotated[
+    str,
+    _text(
+        "What is refined on: the summed spectrum (summed), or the pixels of a first fit that hold "
+        "the same, added up (pools).",
+        _REFINEMENT,
+        "summed|pools",
     ),
 ]
 

@@ -54,10 +54,9 @@ def quantify(
             solution=str(file),
             program_version=found.dataset.attrs.get("program_version", ""),
         )
-        pictures = {
-            "composition_maps.png": png(plot.plot_composition_maps(found.dataset)),
-            "composition.png": png(plot.plot_composition(found.dataset)),
-        }
+        pictures = {"composition.png": png(plot.plot_composition(found.dataset))}
+        if atomic.sizes["y"] * atomic.sizes["x"] > 1:
+            pictures["composition_maps.png"] = png(plot.plot_composition_maps(found.dataset))
     with filled(folder, _FILES) as hidden:
         write_composition(found, hidden / "composition.csv")
         maps.to_netcdf(hidden / "pixel_composition.nc", engine="h5netcdf")
@@ -72,4 +71,5 @@ def quantify(
     print_composition(found, screen, quantity="weight_percent", unit="wt%")
     screen.print()
     print_warnings(found, screen)
-    screen.print(f"Written to {folder}: {', '.join(_FILES)}.", markup=False)
+    written = [name for name in _FILES if name in pictures or not name.endswith(".png")]
+    screen.print(f"Written to {folder}: {', '.join(written)}.", markup=False)

@@ -19,15 +19,16 @@ from ._refined import (
     sensitivity_table,
 )
 from ._results import (
-    ONLY_COUNTING,
     as_sentence,
     deviance_per_channel,
+    error_name,
     formula,
     phase_names,
     phase_shares,
     share_of,
     uncertain,
     verdicts,
+    what_errors_hold,
 )
 from ._truth import headings
 
@@ -56,14 +57,16 @@ def report(
             "Where the phases are",
             f"Share of each phase in the {share_of(solution)} of each pixel, from 0 to 1.",
             _figure(pictures, "maps.png", "Abundance map of each phase"),
-        ),
+        )
+        if "maps.png" in pictures
+        else "",
         _section(
             "What they consist of",
             "Atomic and weight percent with one standard error, which carries the noise of the "
-            "counts in spectra and maps together, but no error of cross sections or of the model. "
-            "Grey: less than two standard errors.",
+            f"counts in spectra and maps together{_physics(solution)}, but no error of cross "
+            "sections or of the model. Grey: less than two standard errors.",
             _composition(solution),
-            f"<p>{_text(ONLY_COUNTING)}</p>",
+            f"<p>{_text(what_errors_hold(solution))}</p>",
             _figure(pictures, "composition.png", "At% of each element in each phase", narrow=True),
         ),
         _truth(solution, truth) if truth is not None else "",
@@ -78,7 +81,9 @@ def report(
             "The spectrum of each phase",
             "Each phase's own spectrum as found, normalised to one, with the lines that show.",
             _figure(pictures, "phase_spectra.png", "Spectrum of each phase with labelled lines"),
-        ),
+        )
+        if "phase_spectra.png" in pictures
+        else "",
         _warnings(solution),
         _choices(solution, pictures),
         _inputs(solution),
@@ -104,6 +109,12 @@ def report(
             f"{datetime.datetime.now():%Y-%m-%d at %H:%M}."
         ),
     )
+
+
+def _physics(solution: Solution) -> str:
+    """What else the errors carry."""
+    refined = error_name(solution, "composition") != "composition_stderr"
+    return " and the errors of the refined parameters" if refined else ""
 
 
 def _kicker(solution: Solution) -> str:
@@ -189,9 +200,9 @@ def _composition(solution: Solution) -> str:
         data[name].transpose("element", "phase").values
         for name in (
             "composition",
-            "composition_stderr",
+            error_name(solution, "composition"),
             "weight_percent",
-            "weight_percent_stderr",
+            error_name(solution, "weight_percent"),
             "composition_low",
             "composition_high",
         )
@@ -260,7 +271,7 @@ def _truth(solution: Solution, truth: Comparison) -> str:
     return _section(
         "Against the truth",
         "The image is simulated, so what it was made of is known: at% in truth and as found. "
-        + ONLY_COUNTING,
+        + what_errors_hold(solution),
         table,
     )
 

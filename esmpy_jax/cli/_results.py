@@ -18,11 +18,15 @@ if TYPE_CHECKING:
 #: Percent, below which a number is that of an optimisation and not of a sample.
 TRACE = 1e-6
 
-#: What standard errors of compositions leave out, and where it is told.
-ONLY_COUNTING = (
-    "The errors (±) are those of counting only. The ranges in composition.csv, and in brackets in "
-    "the report where they are wider, also hold a part of what mixing of the phases may change."
-)
+
+def what_errors_hold(solution: Solution) -> str:
+    """What standard errors of compositions leave out, and where it is told."""
+    refined = error_name(solution, "composition") != "composition_stderr"
+    return (
+        f"The errors (±) are those of counting{' and of the refined parameters' * refined} only. "
+        "The ranges in composition.csv, and in brackets in the report where they are wider, also "
+        "hold a part of what mixing of the phases may change."
+    )
 
 
 def uncertain(value: float, error: float) -> str:
@@ -85,7 +89,7 @@ def deviance_per_channel(solution: Solution) -> float:
 def write_composition(solution: Solution, path: pathlib.Path) -> None:
     """`composition.csv`: one row for each phase and element; less than `TRACE` is zero.
 
-    A last column holds the errors with those of refined parameters, where there are any.
+    Last columns hold the errors with those of refined parameters, where there are any.
     """
     data = solution.dataset
     names = (
@@ -97,12 +101,12 @@ def write_composition(solution: Solution, path: pathlib.Path) -> None:
         "weight_percent_stderr",
     )
     tables = [data[name].transpose("phase", "element").values for name in names]
-    total = data.get("composition_stderr_total")
-    last = [] if total is None else [total.transpose("phase", "element").values]
+    totals = [data.get(f"{name}_stderr_total") for name in ("composition", "weight_percent")]
+    last = [x.transpose("phase", "element").values for x in totals if x is not None]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         titles = ("at%", "at% stderr", "at% low", "at% high", "wt%", "wt% stderr")
-        more = ("at% stderr total",) if last else ()
+        more = ("at% stderr total", "wt% stderr total")[: len(last)]
         writer.writerow(["phase", "element", *titles, "verdict", *more])
         for a, (phase, verdict) in enumerate(
             zip(phase_names(solution), verdicts(solution), strict=True)
@@ -110,6 +114,12 @@ def write_composition(solution: Solution, path: pathlib.Path) -> None:
             for e, element in enumerate(data["element"].values):
                 numbers, errors = ([short(t[a, e]) for t in some] for some in (tables, last))
                 writer.writerow([phase, element, *numbers, verdict, *errors])
+
+
+def error_name(solution: Solution, quantity: str) -> str:
+    """The variable with the errors of at% or wt%, with refined parameters' if there are any."""
+    total = f"{quantity}_stderr_total"
+    return total if total in solution.dataset else f"{quantity}_stderr"
 
 
 def short(value: float) -> str:
@@ -120,12 +130,15 @@ def short(value: float) -> str:
 def print_composition(
     solution: Solution, out: Console, *, quantity: str = "composition", unit: str = "at%"
 ) -> None:
-    """The composition of each phase as a table; the phases' shares of the scan below the names."""
+    """The composition of each phase as a table; the phases' shares of the scan below the names.
+
+    The errors are those with refined parameters, where there are any.
+    """
     from ._terminal import table
 
     data = solution.dataset
     values = data[quantity].transpose("element", "phase").values
-    errors = data[f"{quantity}_stderr"].transpose("element", "phase").values
+    errors = data[error_name(solution, quantity)].transpose("element", "phase").values
     grid = table()
     grid.add_column(f"\n{unit}")
     for name, share, verdict in zip(

@@ -77,12 +77,12 @@ def headings(solution: Solution, truth: Comparison) -> list[str]:
 
 def print_comparison(solution: Solution, truth: Comparison, out: Console) -> None:
     """Truth beside what was found, in at%, and how well maps and spectra agree."""
-    from ._results import ONLY_COUNTING, uncertain
+    from ._results import error_name, uncertain, what_errors_hold
     from ._terminal import table
 
     data = solution.dataset
     values = solution.composition.transpose("element", "phase").values
-    errors = data["composition_stderr"].transpose("element", "phase").values
+    errors = data[error_name(solution, "composition")].transpose("element", "phase").values
     grid = table()
     grid.add_column("\nat%")
     for name in headings(solution, truth):
@@ -100,4 +100,4 @@ def print_comparison(solution: Solution, truth: Comparison, out: Console) -> Non
     ):
         grid.add_row(label, *itertools.chain.from_iterable(("", value) for value in row))
     out.print(grid)
-    out.print(ONLY_COUNTING, markup=False)
+    out.print(what_errors_hold(solution), markup=False)

@@ -54,11 +54,12 @@ def announce(
 ) -> None:
     """How the fit ended, the compositions, the notes, and where everything is."""
     data, n = solution.dataset, int(solution.dataset.sizes["phase"])
+    pixels, steps = data.sizes["y"] * data.sizes["x"], int(data.attrs["n_steps"])
     ended = "The fit converged." if solution.converged else "The fit did not converge."
     screen.print(
         f"{ended} {n} phase{'s' if n > 1 else ''} in {data.sizes['y']} × "
-        f"{data.sizes['x']} pixels, {data.attrs['n_steps']} steps, "
-        f"{data.attrs['seconds']:.0f} s."
+        f"{data.sizes['x']} pixel{'s' if pixels > 1 else ''}, "
+        f"{steps} step{'s' if steps != 1 else ''}, {data.attrs['seconds']:.0f} s."
     )
     screen.print()
     if truth is None:

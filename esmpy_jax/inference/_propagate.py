@@ -37,9 +37,9 @@ def propagate(
 
     Returns a dataset with, in at%, `composition(element, phase)`, `composition_stderr` (counting
     alone), `composition_stderr_physics` (the refined parameters' share), `composition_stderr_total`
-    of both, and `composition_sensitivity(parameter, element, phase)` by `step(parameter)` of every
-    physical parameter: 10 %, or one prior standard deviation where that is less or the
-    parameter may be zero.
+    of both, the same of `weight_percent` in wt%, and `composition_sensitivity(parameter, element,
+    phase)` by `step(parameter)` of every physical parameter: 10 %, or one prior standard deviation
+    where that is less or the parameter may be zero.
 
     Raises `InputError` for a solution of another image or model.
     """
@@ -62,11 +62,15 @@ def propagate(
     free = (weights.ravel() * np.diag(own) > near.gradient[:n]) & (weights.ravel() > 0) & told
     moved[free] = -least_squares(own[np.ix_(free, free)]) @ mixed[free]
     rows = np.flatnonzero([c.in_composition for c in model.columns])
-    change = np.stack([_fractions(weights, moved[:, k], rows) for k in range(len(names))])
+    masses = np.asarray(model.atomic_weights, np.float64)
+    atoms = np.ones(len(rows))
+    change, by_mass = (
+        np.stack([_fractions(weights, moved[:, k], rows, each) for k in range(len(names))])
+        for each in (atoms, masses)
+    )
     steps, words = zip(*map(_step, every.priors, start), strict=True)
     data = solution.dataset
-    error = data["composition_stderr"].values
-    physics = np.zeros(error.shape)
+    at, covariance = [], np.zeros((0, 0))
     if refinement is not None:
         refined = list(refinement.parameters)
         check(
@@ -79,25 +83,26 @@ def propagate(
             / max(abs(float(every.priors[k].slope(start[k]))), 1e-300)
             for name, k in zip(refined, at, strict=True)
         ]
-        by_one = 100 * change[at] * np.array(errors)[:, None, None]
-        physics = np.sqrt(
-            np.maximum(np.einsum("kep,kl,lep->ep", by_one, refinement.correlation, by_one), 0.0)
+        covariance = np.outer(errors, errors) * refinement.correlation
+    table = ("element", "phase")
+    found: dict[str, object] = {
+        "composition_sensitivity": (
+            ("parameter", *table),
+            100 * change * np.array(steps)[:, None, None],
+            {"units": "at%"},
         )
-    table, percent = ("element", "phase"), {"units": "at%"}
-    return xr.Dataset(
-        {
-            "composition": data["composition"],
-            "composition_stderr": data["composition_stderr"],
-            "composition_stderr_physics": (table, physics, percent),
-            "composition_stderr_total": (table, np.hypot(error, physics), percent),
-            "composition_sensitivity": (
-                ("parameter", *table),
-                100 * change * np.array(steps)[:, None, None],
-                percent,
-            ),
-        },
-        {"parameter": list(names), "step": ("parameter", list(words))},
-    )
+    }
+    for name, unit, moves in (("composition", "at%", change), ("weight_percent", "wt%", by_mass)):
+        error = data[f"{name}_stderr"].values
+        variance = np.einsum("kep,kl,lep->ep", moves[at], covariance, moves[at])
+        physics = 100 * np.sqrt(np.maximum(variance, 0.0))
+        found |= {
+            name: data[name],
+            f"{name}_stderr": data[f"{name}_stderr"],
+            f"{name}_stderr_physics": (table, physics, {"units": unit}),
+            f"{name}_stderr_total": (table, np.hypot(error, physics), {"units": unit}),
+        }
+    return xr.Dataset(found, {"parameter": list(names), "step": ("parameter", list(words))})
 
 
 def _step(prior: AbstractPrior, u: float) -> tuple[float, str]:
@@ -113,10 +118,14 @@ def _step(prior: AbstractPrior, u: float) -> tuple[float, str]:
 
 
 def _fractions(
-    weights: Float[np.ndarray, "column phase"], moved: Float[np.ndarray, " entry"], rows: np.ndarray
+    weights: Float[np.ndarray, "column phase"],
+    moved: Float[np.ndarray, " entry"],
+    rows: np.ndarray,
+    per_atom: Float[np.ndarray, " element"],
 ) -> Float[np.ndarray, "element phase"]:
-    """Change of the atomic fractions by a small change of W."""
-    content, change = weights[rows], moved.reshape(weights.shape)[rows]
+    """Change of the fractions by a small change of W; see `phase_composition`."""
+    content = weights[rows] * per_atom[:, None]
+    change = moved.reshape(weights.shape)[rows] * per_atom[:, None]
     total = content.sum(0)
     safe = np.where(total > 0, total, 1.0)
     return np.where(total > 0, (change - content / safe * change.sum(0)) / safe, 0.0)

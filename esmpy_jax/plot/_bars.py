@@ -21,8 +21,9 @@ def plot_composition(
 ) -> Figure:
     """Bars of each element's at% in each phase, with one standard error and the range if known.
 
-    The error is that of counting. The range, grey, is `composition_low` to `composition_high`
-    (95 %): what mixtures of the phases and the counts of pure pixels leave open, with counting.
+    The error is that of counting, with refined parameters' where it is known. The range, grey, is
+    `composition_low` to `composition_high` (95 %): what mixtures of the phases and the counts of
+    pure pixels leave open, with counting.
     Elements are ordered by their mean. `scale="log"` shows traces; there, elements of less than
     0.01 at% sink below the axis.
     """
@@ -30,8 +31,9 @@ def plot_composition(
     check(scale in ("log", "linear"), f"Unknown scale '{scale}'; choose 'log' or 'linear'.")
     percent = values(dataset, "composition", "element", "phase")
     error = None
-    if "composition_stderr" in dataset:
-        error = values(dataset, "composition_stderr", "element", "phase")
+    for name in ("composition_stderr_total", "composition_stderr"):
+        if error is None and name in dataset:
+            error = values(dataset, name, "element", "phase")
     ends = None
     if "composition_low" in dataset and "composition_high" in dataset:
         both = ("composition_low", "composition_high")
