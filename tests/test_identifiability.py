@@ -128,7 +128,7 @@ def test_pools_hold_all_counts_and_pixels_alike(storage):
     maps = (0.7 * corners + 0.3 * rng.dirichlet(np.ones(3), n)).T
     data = rng.poisson(0.5, (n, 40))
     whole = as_counts(data, storage=storage)
-    counts, mean = pooled_by_shares(whole, maps, number_of_pools(whole))
+    counts, mean = pooled_by_shares(whole, maps, number_of_pools(whole.total))
     totals = np.asarray(counts.pixel_totals())
     assert totals.sum() == data.sum()
     assert np.asarray(counts.exposure).sum() == pytest.approx(n)

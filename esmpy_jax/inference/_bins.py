@@ -87,7 +87,7 @@ class Bins:
         self, counts: AbstractCounts, maps: Float[np.ndarray, "phase pixel"]
     ) -> tuple[AbstractCounts, Float[np.ndarray, "phase pool"]]:
         """`pooled_by_shares`, into as many pools for a part as for the whole image."""
-        pools, shares = pooled_by_shares(counts, maps, number_of_pools(self.whole))
+        pools, shares = pooled_by_shares(counts, maps, number_of_pools(self.whole.total))
         return self._alike(pools), np.asarray(shares)
 
     def at_full_resolution(

@@ -132,7 +132,9 @@ def ambiguities(
     weights = np.asarray(fit.weights, np.float64)
     n = weights.shape[1]
     whole = fit.problem.counts
-    counts, start = pooled_by_shares(whole, np.asarray(fit.abundances), number_of_pools(whole))
+    counts, start = pooled_by_shares(
+        whole, np.asarray(fit.abundances), number_of_pools(whole.total)
+    )
     problem = eqx.tree_at(
         lambda p: (p.counts, p.regulariser, p.fixed_abundances),
         fit.problem,
@@ -151,7 +153,7 @@ def ambiguities(
     pure, total = pure_counts(counts, shares), max(float(counts.total), 1.0)
     judged = None
     if (pure >= ENOUGH).any():
-        judged = judged_pools(fit, number_of_pools(whole), jr.key(0) if key is None else key)
+        judged = judged_pools(fit, number_of_pools(whole.total), jr.key(0) if key is None else key)
     out = []
     for a in range(n):
         anchored = bool(pure[a] >= ENOUGH)

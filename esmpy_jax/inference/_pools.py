@@ -6,7 +6,7 @@ abundances, so the pooled counts are Poisson with the mean shares of the pool.
 """
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from .._arrays import as_floats
 from ..objective import AbstractCounts, exposure_or_one, pool_counts
@@ -19,10 +19,10 @@ POOLS, LEAST_COUNTS, _FEWEST_POOLS = 1024, 1000.0, 64
 PURE, ENOUGH = 0.9, 1e-3
 
 
-def number_of_pools(counts: AbstractCounts) -> int:
+def number_of_pools(total: int | float) -> int:
     """`POOLS`, or a smaller power of two where that leaves less than `LEAST_COUNTS` in a pool."""
     size = POOLS
-    while size > _FEWEST_POOLS and counts.total < LEAST_COUNTS * size:
+    while size > _FEWEST_POOLS and total < LEAST_COUNTS * size:
         size //= 2
     return size
 
@@ -36,14 +36,26 @@ def pooled_by_shares(
     other a pool is full at a total over `size`. The number of pools is fixed by that, those that
     are left over are empty.
     """
-    n = len(maps)
     totals = np.asarray(counts.pixel_totals(), np.float64)
+    dose = np.broadcast_to(np.asarray(exposure_or_one(counts), np.float64), (1, counts.n_pixels))[0]
+    pool, mean = assigned(totals, dose, maps, size)
+    return pool_counts(counts, pool, (mean.shape[1],), "dense"), as_floats(mean)
+
+
+def assigned(
+    totals: Float[np.ndarray, " pixel"],
+    dose: Float[np.ndarray, " pixel"],
+    maps: Float[np.ndarray, "phase pixel"],
+    size: int,
+) -> tuple[Int[np.ndarray, " pixel"], Float[np.ndarray, "phase pool"]]:
+    """The pool of each pixel and the mean shares of each pool; see `pooled_by_shares`."""
+    n = len(maps)
     shares = maps / np.maximum(maps.sum(0), 1e-30)
     first, second = (np.sort(np.argsort(-shares, axis=0)[:2], axis=0)[[0, -1]]).astype(np.int64)
     along = np.take_along_axis(shares, second[None], 0) - np.take_along_axis(shares, first[None], 0)
     segment = first * n + second
     order = np.lexsort((along[0], segment))
-    pool, offset = np.zeros(counts.n_pixels, np.int64), 0
+    pool, offset = np.zeros(len(totals), np.int64), 0
     for one in np.unique(segment):
         members = order[segment[order] == one]
         filled = np.cumsum(totals[members]) - 0.5 * totals[members]
@@ -51,12 +63,10 @@ def pooled_by_shares(
         pool[members] = offset + index
         offset += int(index[-1]) + 1
     n_pools = size + max(n * (n - 1) // 2, 1)
-    dose = np.broadcast_to(np.asarray(exposure_or_one(counts), np.float64), (1, counts.n_pixels))[0]
     weight = np.maximum(dose, 1e-6 * max(dose.mean(), 1e-300))
     mean = np.stack([np.bincount(pool, weights=weight * row, minlength=n_pools) for row in shares])
     filled = mean.sum(0)
-    mean = np.where(filled > 0, mean / np.where(filled > 0, filled, 1.0), 1 / n)
-    return pool_counts(counts, pool, (n_pools,), "dense"), as_floats(mean)
+    return pool, np.where(filled > 0, mean / np.where(filled > 0, filled, 1.0), 1 / n)
 
 
 def pooled_amounts(
@@ -65,14 +75,21 @@ def pooled_amounts(
     maps: Float[np.ndarray, "phase pixel"],
 ) -> tuple[AbstractCounts, Float[np.ndarray, "phase pool"]]:
     """Pools by the maps, and their abundances: the shares of the maps, as bright as the counts."""
-    pooled, shares = pooled_by_shares(counts, maps, number_of_pools(counts))
+    pooled, shares = pooled_by_shares(counts, maps, number_of_pools(counts.total))
     mean = np.asarray(shares, np.float64)
+    return pooled, as_bright(pooled, endmembers, mean)
+
+
+def as_bright(
+    pooled: AbstractCounts,
+    endmembers: Float[np.ndarray, "channel phase"],
+    mean: Float[np.ndarray, "phase pool"],
+) -> Float[np.ndarray, "phase pool"]:
+    """Abundances of pools from their mean shares, as bright as the counts."""
     dose = np.broadcast_to(np.asarray(exposure_or_one(pooled), np.float64), (1, pooled.n_pixels))[0]
     per_unit = (np.asarray(endmembers, np.float64).sum(0) @ mean) * dose
     totals = np.asarray(pooled.pixel_totals(), np.float64)
-    return pooled, mean * np.where(
-        per_unit > 0, totals / np.where(per_unit > 0, per_unit, 1.0), 0.0
-    )
+    return mean * np.where(per_unit > 0, totals / np.where(per_unit > 0, per_unit, 1.0), 0.0)
 
 
 def pure_counts(

@@ -9,10 +9,10 @@ import optax
 
 from .._checks import check
 from ..model import AbstractPrior, EDSModel, adjustables, switched_on
-from ..objective import AbstractCounts, pool_counts
+from ..solve import BatchFactorisation
 from ._descent import descend
+from ._fitted_counts import Batches, fitted_counts
 from ._image import SpectrumImage
-from ._pools import pooled_amounts
 from ._refinement import Refinement, refinement
 from ._scoring import score
 from ._solution import Solution
@@ -29,16 +29,13 @@ FIRST_LOOK = (
     "tail_relative_loss",
 )
 
-#: Sum of a column, relative to the largest, that is as good as none.
-_INVISIBLE = 1e-20
-
 Parameters = Sequence[str] | Mapping[str, AbstractPrior | None] | EDSModel
 
 
 def refine(
-    image: SpectrumImage,
+    image: SpectrumImage | Batches,
     model: EDSModel,
-    solution: Solution | None = None,
+    solution: Solution | BatchFactorisation | None = None,
     parameters: Parameters | None = None,
     *,
     loss: str | None = None,
@@ -54,7 +51,10 @@ def refine(
     the coordinates of their priors, by Fisher scoring of W and u together, H solved for at every
     step. With self-absorption the spectrum of each phase follows its own W exactly.
 
-    - `solution`: of the image, for its phases; the loss "summed" needs none.
+    - `image`: or, of one that exceeds memory, its batches of pixels as `factorise_batches` takes
+        them (`load_batches`), which are gone through twice; not with the loss "pixels".
+    - `solution`: of the image, for its phases (of batches what `factorise_batches` found); the loss
+        "summed" needs none.
     - `parameters`: names (`model.parameters()` lists what the model has; others switch on what they
         belong to, see `switched_on`), or a mapping from names to priors (`None` for the usual
         one), or a filter: a model with booleans for leaves, as Equinox takes them. By default
@@ -74,27 +74,16 @@ def refine(
 
     Raises `InputError` for parameters the model has not, and a loss that needs a solution.
     """
-    check(
-        model.energy_axis.size == image.counts.n_channels,
-        f"The model has {model.energy_axis.size} channels but the image has "
-        f"{image.counts.n_channels}; build the model from this image.",
-    )
     loss = ("summed" if solution is None else "pools") if loss is None else loss
     check(
         loss in ("summed", "pools", "pixels"),
         f"The loss is '{loss}'; choose summed, pools or pixels.",
     )
-    check(
-        image.counts.total > 0,
-        "The image holds no counts, so nothing can be refined; load another part of it.",
-    )
-    given, (asked, priors) = model, _chosen(model, parameters, np.asarray(image.sum_spectrum()))
-    counts, weights, abundances = _start(image, model, solution, loss)
+    counts, weights, abundances = fitted_counts(image, model, solution, loss)
+    given, (asked, priors) = model, _chosen(model, parameters, np.asarray(counts.sum_spectrum()))
     as_given, at_first = parametrised(given)
     chosen, start = parametrised(asked, priors)
     moved = [chosen.names.index(name) for name in priors]
-    if loss == "summed":
-        weights = _even(given, counts)
     options = {
         "held_abundances": loss != "pixels",
         "max_steps": max_steps,
@@ -115,18 +104,9 @@ def refine(
             "leave parameters out."
         )
     phases = None
-    if solution is not None and loss != "summed":
+    if isinstance(solution, Solution) and loss != "summed":
         phases = [str(name) for name in solution.dataset["phase"].values]
     return refinement(counts, as_given, before, chosen, after, start, moved, loss, tol, phases)
-
-
-def _even(model: EDSModel, counts: AbstractCounts) -> np.ndarray:
-    """Weights by which every column that shows makes as many counts."""
-    each = np.asarray(model.basis().matrix, np.float64).sum(0)
-    shows = each > _INVISIBLE * each.max(initial=0.0)
-    dose = 1.0 if counts.exposure is None else float(counts.exposure[0])
-    share = counts.total / dose / max(int(shows.sum()), 1)
-    return np.where(shows, share / np.where(shows, each, 1.0), 0.0)[:, None]
 
 
 def _chosen(
@@ -179,28 +159,3 @@ def _of_filter(model: EDSModel, spec: EDSModel) -> list[str]:
         is_leaf=lambda x: isinstance(x, bool),
     )
     return [name for name, one in adjustables(model).items() if bool(one.flag(marked))]
-
-
-def _start(
-    image: SpectrumImage, model: EDSModel, solution: Solution | None, loss: str
-) -> tuple[AbstractCounts, np.ndarray, np.ndarray]:
-    """The counts to be fitted, with W and H to start from."""
-    total = image.counts
-    if loss == "summed":
-        counts = pool_counts(total, np.zeros(total.n_pixels, np.int64), (1,), "dense")
-        return counts, np.ones((len(model.columns), 1)), np.ones((1, 1))
-    check(
-        solution is not None,
-        f"The loss '{loss}' needs the phases of a solution; fit the image first.",
-    )
-    assert solution is not None
-    weights, maps = (np.asarray(x, np.float64) for x in (solution.weights, solution.abundances))
-    check(
-        maps.shape[1] == total.n_pixels and weights.shape[0] == len(model.columns),
-        "The solution is not one of this image and model: it has other pixels or columns.",
-    )
-    if loss == "pixels":
-        return total, weights, np.maximum(maps, 1e-3 * maps.sum(0))
-    endmembers = np.asarray(solution.basis.endmembers(solution.weights), np.float64)
-    counts, amounts = pooled_amounts(total, endmembers, maps)
-    return counts, weights, amounts
