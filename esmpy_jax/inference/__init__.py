@@ -15,6 +15,7 @@ from ._image import SpectrumImage as SpectrumImage
 from ._phase_number import PhaseNumber as PhaseNumber
 from ._phase_number import count_phases as count_phases
 from ._planning import expected_errors as expected_errors
+from ._planning import needed_counts as needed_counts
 from ._profile import profile as profile
 from ._propagate import propagate as propagate
 from ._quantify import phase_composition as phase_composition

@@ -23,6 +23,9 @@ else:
 #: many misses at twice that (L. A. Currie, Anal. Chem. 40 (1968) 586).
 DETECTION = 3.29
 
+#: at%, at which errors end: nothing is known.
+_UNKNOWN = 100.0
+
 #: Part of the continuum in the first of Lifshin's two shapes.
 _FLAT = 0.1
 
@@ -98,6 +101,47 @@ def expected_errors(
     )
 
 
+def needed_counts(errors: "xr.DataArray", wanted: Number) -> "xr.DataArray":
+    """The counts N at which errors, or limits of detection, come down to a wanted value.
+
+    Errors σ(N) are taken along straight lines of log σ over log N, and beyond the ends of the table
+    as N^(-1/2) if its two outermost numbers of counts fall like that, to a percent. So all do while
+    no parameter is in doubt, and the answer is exact.
+
+    - `errors`: at%, over `counts` and whatever else: a variable of `expected_errors`.
+    - `wanted`: at%.
+
+    Returns counts over the other dimensions, NaN where the table does not tell. Raises `InputError`
+    for fewer than two numbers of counts and for a wanted value that is not positive.
+    """
+    doses = np.asarray(errors["counts"].values, np.float64)
+    check(
+        len(doses) >= 2 and bool((np.diff(doses) > 0).all()),
+        "The counts that are needed follow from errors at two or more increasing numbers of "
+        "counts; compute them for more.",
+    )
+    check(
+        bool(np.isfinite(wanted) and wanted > 0),
+        f"The wanted error is {wanted:g} at%; give a positive number such as 1.",
+    )
+    table = np.asarray(errors.transpose("counts", ...).values, np.float64)
+    found = np.apply_along_axis(_dose_of, 0, table, np.log(doses), np.log(wanted))
+    return errors.isel(counts=0, drop=True).copy(data=np.exp(found)).assign_attrs(units="counts")
+
+
+def _dose_of(sigma: np.ndarray, log_doses: np.ndarray, log_wanted: float) -> float:
+    """log N at which one element's errors reach a wanted one; NaN if that is not known."""
+    known = (sigma > 0) & (sigma < _UNKNOWN)
+    if known.sum() < 2:
+        return np.nan
+    x, y = log_doses[known], np.log(sigma[known])
+    if y[-1] <= log_wanted <= y[0]:
+        return float(np.interp(-log_wanted, -y, x))
+    end, inner = (0, 1) if log_wanted > y[0] else (-1, -2)
+    slope = (y[end] - y[inner]) / (x[end] - x[inner])
+    return float(x[end] + 2 * (y[end] - log_wanted)) if abs(slope + 0.5) < 0.005 else np.nan
+
+
 def _weights(
     model: EDSModel, atoms: np.ndarray, rows: np.ndarray, continuum: float, stray: float
 ) -> Float[np.ndarray, "column one"]:
@@ -141,7 +185,7 @@ def _errors(every, start, moved, weights, rows, doses) -> Float[np.ndarray, "dos
         # W is per count: its errors fall with the dose, those of the parameters' prior do not
         covariance = _widest(dose * per_count + prior)
         variance = np.einsum("ek,kl,el->e", slope, covariance, slope)
-        out.append(100 * np.sqrt(np.clip(variance, 0.0, 1.0)))
+        out.append(np.minimum(100 * np.sqrt(np.maximum(variance, 0.0)), _UNKNOWN))
     return np.array(out)
 
 
