@@ -17,6 +17,7 @@ from ._demo import demo
 from ._fit import fit
 from ._info import info
 from ._invocation import invoked
+from ._plan import plan
 from ._quantify import quantify
 from ._refine import refine
 from ._simulate import simulate
@@ -106,6 +107,7 @@ app.command()(info)
 app.command()(fit)
 app.command()(refine)
 app.command()(quantify)
+app.command()(plan)
 app.command()(simulate)
 
 

@@ -12,7 +12,7 @@ from .._checks import check
 
 _FILE, _SAMPLE = "What is in the file", "The sample"
 _DETECTOR, _FIT, _OUT = "The detector", "The fit", "The output"
-_REFINEMENT = "The refinement"
+_REFINEMENT, _PLAN = "The refinement", "The measurement"
 
 
 def _number(
@@ -214,6 +214,47 @@ Loss = Annotated[
         "the same, added up (pools).",
         _REFINEMENT,
         "summed|pools",
+    ),
+]
+
+Example = Annotated[
+    pathlib.Path | None,
+    typer.Argument(
+        help="A spectrum image, for its energy axis and acquisition.", show_default=False
+    ),
+]
+Compositions = Annotated[
+    str | None, _text("Formulas of the phases, such as MgSiO3 or Mg0.9Fe0.1O.", _PLAN, "A,B,C")
+]
+Further = Annotated[
+    str,
+    _text("Further elements of the fit, of which the phases have none.", _PLAN, "Al,Fe"),
+]
+Doses = Annotated[str, _text("Counts of a phase, of all its pixels together.", _PLAN, "N,N,N")]
+WantedError = Annotated[
+    float, _number("--error", "Wanted error, in at%: how many counts it takes.", _PLAN, 1e-6, 100)
+]
+CountsPerPixel = Annotated[
+    float | None,
+    _number(
+        "--counts-per-pixel",
+        "To tell the pixels that it takes; by default the file's mean.",
+        _PLAN,
+        1e-6,
+        1e9,
+    ),
+]
+Continuum = Annotated[
+    float,
+    _number("--continuum", "Bremsstrahlung over the counts of the lines.", _PLAN, 1e-6, 1e6),
+]
+Unknown = Annotated[
+    str | None,
+    typer.Option(
+        "--parameters",
+        help="Physical parameters known no better than their priors, such as mass_thickness.",
+        rich_help_panel=_PLAN,
+        metavar="A,B,C",
     ),
 ]
 

@@ -1,0 +1,397 @@
+"""`esmpy-jax plan`: what a measurement can tell, before it is made."""
+
+from __future__ import annotations
+
+import csv
+import math
+import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .._checks import check
+from . import _options as o
+from ._model import read_detector, with_sources
+from ._output import check_folder, filled
+from ._terminal import console, table, working
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from rich.console import Console
+
+    from ..inference import SpectrumImage
+    from ..model import EDSModel
+
+_FILES = ("plan.csv", "needed.csv", "plan.png")
+_AXIS = 0.2, 0.01, 20.0  # keV: first channel, width, end
+_MOST_CHANNELS = 100_000
+_STRAY = 0.05  # of the lines' counts, each column
+_REACH = 1e9  # counts up to which the wanted error is looked for
+_MN_KA = 5.895  # keV
+
+
+def plan(
+    file: o.Example = None,
+    composition: o.Compositions = None,
+    elements: o.Further = "",
+    counts: o.Doses = "100,1000,10000,100000,1000000",
+    error: o.WantedError = 1.0,
+    counts_per_pixel: o.CountsPerPixel = None,
+    continuum: o.Continuum = 0.3,
+    parameters: o.Unknown = None,
+    out: o.Out = None,
+    stray: o.Stray = "",
+    split: o.Split = "",
+    thickness: o.Thickness = None,
+    density: o.Density = None,
+    signal: o.Signal = None,
+    beam_energy: o.BeamEnergy = None,
+    elevation: o.Elevation = None,
+    azimuth: o.Azimuth = None,
+    tilt_alpha: o.TiltAlpha = None,
+    tilt_beta: o.TiltBeta = None,
+    take_off_angle: o.TakeOffAngle = None,
+    energy_offset: o.EnergyOffset = None,
+    energy_gain: o.EnergyGain = None,
+    energy_range: o.EnergyRange = None,
+    efficiency: o.Efficiency = None,
+    detector: o.Window = None,
+    resolution: o.Resolution = None,
+    overwrite: o.Overwrite = False,
+) -> None:
+    """Tell what errors of at% and limits of detection so many counts allow, and how many it takes.
+
+    No measurement is needed. Prints and writes the smallest standard errors (Cramér-Rao bound) of
+    phases of known composition, and a figure of them. A FILE gives energy axis and acquisition.
+
+    Example: esmpy-jax plan --composition MgSiO3,Mg0.9Fe0.1O --elements Al,Ca --beam-energy 200
+    --out plan
+    """
+    if out is None:
+        check(False, "Name a folder for the results with --out, such as --out plan.")
+    assert out is not None
+    check_folder(out, overwrite)
+    phases = o.words(composition)
+    check(
+        len(phases) > 0,
+        "No composition is given; name formulas with --composition, such as --composition MgSiO3.",
+    )
+    check(len(set(phases)) == len(phases), f"--composition {composition} holds one phase twice.")
+    doses = _doses(counts)
+    names = o.words(parameters)
+    cuts = o.split_energies(split)
+    kept: Any = o.numbers(energy_range, ("LO", "HI"), "--energy-range")
+    check(
+        kept is None or kept[0] < kept[1],
+        f"--energy-range is {energy_range}; give LO,HI in keV with low < high.",
+    )
+    if file is None:
+        check(
+            beam_energy is not None,
+            "The beam energy is not known; give it in keV, such as --beam-energy 200, or a file "
+            "that tells it.",
+        )
+        check(signal is None, "--signal picks a signal of a file, but none is given; leave it out.")
+    sample = _sample(phases, o.words(elements))
+
+    from .. import plot
+    from ..inference import expected_errors
+    from ..model import EDSModel
+    from ._figures import png
+
+    told = {
+        "beam_energy": beam_energy,
+        "elevation": elevation,
+        "azimuth": azimuth,
+        "tilt_alpha": tilt_alpha,
+        "tilt_beta": tilt_beta,
+    }
+    image = _image(file, signal, told, energy_offset, energy_gain, kept)
+    with working("building the model"):
+        built, sources = read_detector(image, efficiency, detector, resolution)
+        model = EDSModel.from_image(
+            image,
+            sample,
+            stray=o.words(stray),
+            split=cuts,
+            detector=built,
+            take_off_angle=take_off_angle,
+            thickness=thickness,
+            density=density,
+        )
+        model = with_sources(model, sources)
+    _check_parameters(model, names)
+    if file is not None and counts_per_pixel is None:
+        counts_per_pixel = float(np.mean(np.asarray(image.counts.pixel_totals(), float))) or None
+
+    with working("computing the errors"):
+        grid = _grid(doses)
+        found = [
+            expected_errors(
+                model, phase, grid, continuum=continuum, stray=_STRAY, parameters=names
+            ).expand_dims(phase=[phase])
+            for phase in phases
+        ]
+        data = _joined(found)
+        needed = _needed(data, error)
+        around = 10 if len(doses) == 1 else 1
+        shown = data.sel(counts=slice(doses[0] / around, doses[-1] * around))
+        picture = png(plot.plot_planning(shown, error=error, counts_per_pixel=counts_per_pixel))
+    with filled(out, _FILES) as folder:
+        _write(data.sel(counts=doses), folder / "plan.csv")
+        _write_needed(needed, error, folder / "needed.csv")
+        (folder / "plan.png").write_bytes(picture)
+    screen = console()
+    axis = "read from the file" if file is not None else "default"
+    if any(value is not None for value in (energy_offset, energy_gain, kept)):
+        axis = "given"
+    _print_inputs(model, axis, continuum, screen)
+    for phase in phases:
+        _print_phase(data.sel(counts=doses), needed, phase, error, counts_per_pixel, screen)
+    screen.print(
+        "±: the smallest standard error of at% that counting allows. <: the limit of detection, "
+        "3.29 standard errors at none of the element. Last: the counts of the phase that bring "
+        f"them down to {error:g} at%.",
+        markup=False,
+    )
+    if names:
+        screen.print(f"Known no better than their priors: {', '.join(names)}.", markup=False)
+    screen.print(f"Written to {out}: {', '.join(_FILES)}.", markup=False)
+
+
+def _doses(text: str) -> np.ndarray:
+    """Increasing numbers of counts."""
+    try:
+        found = [float(word) for word in o.words(text)]
+    except ValueError:
+        found = []
+    check(
+        len(found) > 0 and all(1 <= value <= _REACH for value in found),
+        f"--counts is '{text}'; give numbers from 1 to {_REACH:g} with commas between them.",
+    )
+    return np.unique(found)
+
+
+def _grid(doses: np.ndarray) -> np.ndarray:
+    """Those numbers of counts, and others between and around them for curves."""
+    decades = math.log10(_REACH)
+    return np.unique(np.append(np.logspace(0, decades, 8 * round(decades) + 1), doses))
+
+
+def _sample(phases: Sequence[str], further: Sequence[str]) -> list[str]:
+    """Elements of the phases, and then the further ones."""
+    from ..atomic import Composition, parse_elements
+
+    own = {e.symbol: None for phase in phases for e in Composition.from_formula(phase).elements}
+    if further:
+        own |= {element.symbol: None for element in parse_elements(further)}
+    check(
+        len(own) > 1,
+        f"{next(iter(own))} alone is 100 at% however few counts there are; name what else is to be "
+        "looked for with --elements.",
+    )
+    return list(own)
+
+
+def _image(
+    file: pathlib.Path | None,
+    signal: str | None,
+    told: dict[str, Any],
+    offset: float | None,
+    gain: float | None,
+    kept: Any,
+) -> SpectrumImage:
+    """The file's, or one pixel with what the options tell."""
+    if file is not None:
+        from ..io import load
+
+        with working(f"reading {file.name}"):
+            image = load(
+                file,
+                signal=signal,
+                energy_offset=offset,
+                energy_gain=gain,
+                energy_range=kept,
+                **told,
+            )
+        check(
+            image.acquisition.beam_energy is not None,
+            f"{file.name} does not tell the beam energy; give it in keV, such as --beam-energy "
+            "200.",
+        )
+        return image
+    from ..inference import Provenance, SpectrumImage
+    from ..objective import as_counts
+    from ..physics import Acquisition, EnergyAxis
+
+    beam = told["beam_energy"]
+    assert beam is not None
+    first, width, end = _AXIS
+    first, width = first if offset is None else offset, width if gain is None else gain
+    end = min(end, beam) if kept is None else kept[1] + width
+    size = round((end - first) / width)
+    check(
+        1 <= size <= _MOST_CHANNELS,
+        f"An energy axis of channels {width:g} keV wide from {first:g} to {end:g} keV has {size} "
+        f"channels; give --energy-offset, --energy-gain and --energy-range that make 1 to "
+        f"{_MOST_CHANNELS}.",
+    )
+    given = {name.replace("_", " "): Provenance(v, "", "given") for name, v in told.items()}
+    image = SpectrumImage(
+        as_counts(np.ones((1, 1, size), np.uint8)),
+        EnergyAxis(first, width, size),
+        Acquisition(**told),
+        provenance=given,
+    )
+    return image if kept is None else image.crop_energy(*kept)
+
+
+def _check_parameters(model: EDSModel, names: Sequence[str]) -> None:
+    from ..model import adjustables
+
+    known = adjustables(model)
+    for name in names:
+        check(
+            name in known,
+            f"--parameters names '{name}', which the model has not; choose among "
+            f"{', '.join(known)}.",
+        )
+
+
+def _joined(found: list[xr.Dataset]) -> xr.Dataset:
+    import xarray as xr
+
+    return xr.concat(found, "phase")
+
+
+def _needed(data: xr.Dataset, error: float) -> xr.Dataset:
+    """Counts for the wanted error, and to detect as much."""
+    from ..inference import needed_counts
+
+    return data[["composition"]].assign(
+        error=needed_counts(data["composition_stderr"], error),
+        detection=needed_counts(data["detection_limit"], error),
+    )
+
+
+def _rows(data: xr.Dataset):
+    """(phase, element, its part of the dataset) of every phase and element."""
+    for phase in data["phase"].values:
+        for element in data["element"].values:
+            yield str(phase), str(element), data.sel(phase=phase, element=element)
+
+
+def _write(data: xr.Dataset, path: pathlib.Path) -> None:
+    """`plan.csv`: one row for each phase, element and number of counts."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["phase", "element", "at%", "counts", "at% stderr", "detection limit"])
+        for phase, element, own in _rows(data):
+            for n in own["counts"].values:
+                one = own.sel(counts=n)
+                numbers = (one[name].item() for name in ("composition_stderr", "detection_limit"))
+                amount = f"{own['composition'].item():.6g}"
+                writer.writerow([phase, element, amount, f"{n:.6g}", *map(_short, numbers)])
+
+
+def _write_needed(needed: xr.Dataset, error: float, path: pathlib.Path) -> None:
+    """`needed.csv`: one row for each phase and element."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        titles = ["wanted at%", "counts for this error", "counts to detect it"]
+        writer.writerow(["phase", "element", "at%", *titles])
+        for phase, element, own in _rows(needed):
+            numbers = (_short(own[name].item()) for name in ("error", "detection"))
+            amount = f"{own['composition'].item():.6g}"
+            writer.writerow([phase, element, amount, f"{error:.6g}", *numbers])
+
+
+def _short(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.6g}"
+
+
+def _print_inputs(model: EDSModel, axis_source: str, continuum: float, out: Console) -> None:
+    """What the model was made from, and where each part came from."""
+    import jax.numpy as jnp
+
+    known, axis = model.parameters(), model.energy_axis
+    edges = np.asarray(axis.edges, float)
+    fwhm = 1e3 * float(model.detector.resolution.fwhm(jnp.asarray(_MN_KA)))
+    rows = [
+        ("beam energy", f"{model.beam_energy:g} keV", known["beam_energy"].source),
+        (
+            "energy axis",
+            f"{axis.size} channels of {1e3 * float(axis.gain):.4g} eV, {edges[0]:.4g} to "
+            f"{edges[-1]:.4g} keV",
+            axis_source,
+        ),
+        ("efficiency", str(known["efficiency"].value), known["efficiency"].source),
+        ("resolution", f"{fwhm:.4g} eV at Mn Kα", known["noise_fwhm"].source),
+    ]
+    if model.mass_thickness is None:
+        rows.append(("self-absorption", "none; --thickness and --density add it", "default"))
+    else:
+        layer = f"{known['thickness'].value:.4g} nm of {known['density'].value:.4g} g/cm³"
+        angle = known["take_off_angle"]
+        rows.append(("self-absorption", layer, known["mass_thickness"].source))
+        rows.append(("take-off angle", f"{angle.value:.4g}°", angle.source))
+    stray = [c.label for c in model.columns if c.kind.value == "stray"]
+    rows.append(("continuum", f"{continuum:g} of the counts in lines", "--continuum"))
+    if stray:
+        rows.append(("stray", f"{', '.join(stray)}: each {_STRAY:g} of them", "default"))
+    grid = table()
+    for name in ("quantity", "value", "from"):
+        grid.add_column(name)
+    for row in rows:
+        grid.add_row(*row)
+    out.print(grid)
+    out.print()
+
+
+def _print_phase(
+    data: xr.Dataset,
+    needed: xr.Dataset,
+    phase: str,
+    error: float,
+    counts_per_pixel: float | None,
+    out: Console,
+) -> None:
+    """Errors or limits of each element by counts, and the counts that the wanted error takes."""
+    grid = table(phase)
+    grid.add_column("\nelement")
+    grid.add_column("\nat%", justify="right")
+    for n in data["counts"].values:
+        number = f"{n:,.0f}" if n == round(n) else f"{n:,.6g}"
+        grid.add_column(f"{number}\ncounts", justify="right", no_wrap=True)
+    grid.add_column(f"counts for\n{error:g} at%", justify="right", no_wrap=True)
+    if counts_per_pixel is not None:
+        title = f"pixels of\n{counts_per_pixel:.4g} counts"
+        grid.add_column(title, justify="right", no_wrap=True)
+    for element in data["element"].values:
+        own, takes = (d.sel(phase=phase, element=element) for d in (data, needed))
+        amount = own["composition"].item()
+        kind, sign = ("composition_stderr", "±") if amount > 0 else ("detection_limit", "<")
+        cells = [f"{sign} {_two(v)}" if v < 100 else "not known" for v in own[kind].values]
+        ends = [takes["error" if amount > 0 else "detection"].item()]
+        if counts_per_pixel is not None:
+            ends.append(ends[0] / counts_per_pixel)
+        shown = f"{amount:.4g}" if amount > 0 else "–"
+        grid.add_row(str(element), shown, *cells, *map(_amount, ends))
+    out.print(grid)
+    out.print()
+
+
+def _two(value: float) -> str:
+    """Two digits: 6.0, 0.54, 12."""
+    return f"{value:#.2g}".rstrip(".")
+
+
+def _amount(value: float) -> str:
+    """A whole number, rounded up to two digits."""
+    if math.isnan(value):
+        return "out of reach"
+    if value <= 1:
+        return "1"
+    step = 10.0 ** max(math.floor(math.log10(value)) - 1, 0)
+    return f"{step * math.ceil(value / step - 1e-9):,.0f}"
