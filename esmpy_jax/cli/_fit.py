@@ -43,6 +43,7 @@ def decompose(
     split: o.Split = "",
     thickness: o.Thickness = None,
     density: o.Density = None,
+    oxides: o.Oxides = False,
     signal: o.Signal = None,
     beam_energy: o.BeamEnergy = None,
     elevation: o.Elevation = None,
@@ -107,6 +108,10 @@ def decompose(
         max_seconds is None or max_seconds > 0,
         f"--max-seconds is {max_seconds}; give a positive number of seconds.",
     )
+    check(
+        not oxides or thickness is not None or density is not None,
+        "--oxides is about absorption, which needs --thickness and --density; add them.",
+    )
     o.at_least(bin, 1, "--bin", "a whole number of at least 1")
     check(0 <= seed < 2**32, f"--seed is {seed}; give a whole number from 0 to 2^32 - 1.")
     kept_energies = o.numbers(energy_range, ("LO", "HI"), "--energy-range")
@@ -152,6 +157,7 @@ def decompose(
             take_off_angle=take_off_angle,
             thickness=thickness,
             density=density,
+            bound_oxygen=oxides,
         )
         model = with_sources(model, sources)
     limits = {"max_steps": max_steps, "tol": tol, "max_seconds": max_seconds}

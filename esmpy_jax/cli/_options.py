@@ -101,6 +101,15 @@ Thickness = Annotated[
     _number("--thickness", "Thickness in nm; with --density switches absorption on.", _SAMPLE),
 ]
 Density = Annotated[float | None, _number("--density", "Density in g/cm³.", _SAMPLE)]
+Oxides = Annotated[
+    bool,
+    typer.Option(
+        "--oxides",
+        help="Absorption counts the oxygen of the usual oxides, where the energy range begins "
+        "above oxygen's line.",
+        rich_help_panel=_SAMPLE,
+    ),
+]
 
 Efficiency = Annotated[
     pathlib.Path | None,

@@ -16,7 +16,6 @@ from ..atomic import (
     Composition,
     Element,
     EmissionLines,
-    mass_attenuation,
     parse_element,
     parse_elements,
 )
@@ -31,6 +30,7 @@ from ..physics import (
     Number,
     Resolution,
 )
+from ._bound import Oxygen, absorbers, oxygen_per_atom
 from ._columns import assign_lines
 from ._parameters import Source, resolve
 
@@ -45,8 +45,10 @@ Elements = str | Iterable[str | int | Element]
 class ModelTables(NamedTuple):
     """The constants of a model: no parameter, so out of sight of every transformation.
 
-    `reach`: channels to either side over which lines, and the continuum where it is broadened at
-    all, are spread; a power of two, so that models of nearly the same gain have the same one.
+    - `attenuation`, `line_attenuation`, `absorbing_weights`: of the elements with the oxygen that
+        they hold unseen.
+    - `reach`: channels to either side over which lines, and the continuum where it is broadened at
+        all, are spread; a power of two, so that models of nearly the same gain have the same one.
     """
 
     lines: EmissionLines
@@ -56,6 +58,7 @@ class ModelTables(NamedTuple):
     custom: Float[np.ndarray, "channel custom"]
     reach: int
     atomic_weights: Float[np.ndarray, " element"]
+    absorbing_weights: Float[np.ndarray, " element"]
     reference_composition: Float[np.ndarray, " element"]
 
 
@@ -75,6 +78,7 @@ def model_fields(
     thickness: Number | None = None,
     density: Number | None = None,
     reference_composition: Composition | None = None,
+    bound_oxygen: Oxygen = False,
     min_cross_section: Number = 1e-27,
     cascades: bool = True,
 ) -> dict[str, Any]:
@@ -150,19 +154,20 @@ def model_fields(
             f"The column {label!r} has the label of another column; give it a name of its own.",
         )
 
-    attenuation = line_attenuation = None
+    oxygen, absorbing = oxygen_per_atom(sample, bound_oxygen), None
     if mass_thickness is not None:
-        attenuation = AttenuationTable.tabulate(sample, (_LOWEST_ENERGY, max(last + 1, 100.0)))
-        energies = assigned.lines.energy
-        line_attenuation = np.stack([mass_attenuation(element, energies) for element in sample])
+        covered = (_LOWEST_ENERGY, max(last + 1, 100.0))
+        absorbing = absorbers(sample, oxygen, assigned.lines.energy, covered)
+    weights = np.array([element.atomic_weight for element in sample])
     tables = ModelTables(
         assigned.lines,
         assigned.line_column,
-        attenuation,
-        line_attenuation,
+        None if absorbing is None else absorbing.table,
+        None if absorbing is None else absorbing.of_lines,
         _custom_columns(custom, energy_axis.size),
         _reach(detector.resolution, assigned.lines.energy, gain),
-        np.array([element.atomic_weight for element in sample]),
+        weights,
+        weights if absorbing is None else absorbing.weights,
         _reference(sample, reference_composition),
     )
     return dict(

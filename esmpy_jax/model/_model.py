@@ -27,6 +27,7 @@ from ..physics import (
 )
 from ..physics._profiles import LineShapes, gaussian_window
 from ._adjustable import adjustables, efficiency_names
+from ._bound import Oxygen
 from ._build import Elements, ModelTables, model_fields
 from ._line_data import LineCorrections, LineGroup
 from ._parameters import Parameter, image_sources
@@ -109,6 +110,7 @@ class EDSModel(eqx.Module):
         thickness: Number | None = None,
         density: Number | None = None,
         reference_composition: Composition | None = None,
+        bound_oxygen: Oxygen = False,
         min_cross_section: Number = 1e-27,
         cascades: bool = True,
     ) -> "EDSModel":
@@ -127,6 +129,9 @@ class EDSModel(eqx.Module):
         - `thickness` in nm and `density` in g/cm³: switch self-absorption on.
         - `reference_composition`: for self-absorption where `basis` is given no weights; by
           default equal atomic fractions.
+        - `bound_oxygen`: where the energy axis begins above oxygen's line, the oxygen that absorbs
+            unseen, in atoms to an atom of each element; `True` for that of the usual oxides. It is
+            no part of W nor of the compositions.
         - `min_cross_section`: in cm²; weaker lines are left out. `cascades`: whether vacancies
           handed down from inner shells count.
 
@@ -147,6 +152,7 @@ class EDSModel(eqx.Module):
             thickness=thickness,
             density=density,
             reference_composition=reference_composition,
+            bound_oxygen=bound_oxygen,
             min_cross_section=min_cross_section,
             cascades=cascades,
         )
@@ -223,13 +229,14 @@ class EDSModel(eqx.Module):
     def mass_fractions(self, weights: Weights) -> Float[Array, "element phase"]:
         """Mass fractions wᵢ = xᵢ Mᵢ / Σ xⱼ Mⱼ of each phase, from its rows of W.
 
+        Bound oxygen counts with the element that holds it.
         A phase without any element takes the reference composition.
         """
         rows = [i for i, column in enumerate(self.columns) if column.in_composition]
         atoms = jnp.take(weights, jnp.array(rows, int), axis=0)
         reference = jnp.asarray(self.tables.value.reference_composition, float)[:, None]
         atoms = jnp.where(atoms.sum(0, keepdims=True) > 0, atoms, reference)
-        mass = atoms * jnp.asarray(self.atomic_weights, float)[:, None]
+        mass = atoms * jnp.asarray(self.tables.value.absorbing_weights, float)[:, None]
         return mass / mass.sum(0, keepdims=True)
 
     @eqx.filter_jit
@@ -242,7 +249,8 @@ class EDSModel(eqx.Module):
         all models that differ in their parameters alone.
         """
         if weights is None or not self.depends_on_phase:
-            fractions = self.tables.value.reference_composition * self.atomic_weights
+            tables = self.tables.value
+            fractions = tables.reference_composition * tables.absorbing_weights
             fractions = jnp.asarray(fractions / fractions.sum(), float)[:, None]
         else:
             fractions = self.mass_fractions(weights)
