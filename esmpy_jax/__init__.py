@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from .physics import AbstractEfficiency as AbstractEfficiency
     from .physics import Acquisition as Acquisition
     from .physics import Detector as Detector
+    from .physics import Dose as Dose
     from .physics import EnergyAxis as EnergyAxis
     from .physics import LayeredEfficiency as LayeredEfficiency
     from .physics import LifshinBremsstrahlung as LifshinBremsstrahlung
@@ -168,6 +169,7 @@ _NAMES = {
         "AbstractEfficiency",
         "Acquisition",
         "Detector",
+        "Dose",
         "EnergyAxis",
         "LayeredEfficiency",
         "LifshinBremsstrahlung",

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from esmpy_jax._checks import InputError
-from esmpy_jax.io import load
+from esmpy_jax.io import load, save_image
 
 COUNTS = files.counts()
 
@@ -117,6 +117,56 @@ def test_hyperspy_copy_of_a_velox_file_still_tells_its_angles(tmp_path):
     assert image.acquisition.elevation == pytest.approx(22.0)
     assert image.acquisition.azimuth == pytest.approx(135.0)
     assert image.provenance["azimuth"].source == "read from the file"
+
+
+# ---- the dose
+
+
+def test_dwell_time_and_the_like_are_given(tmp_path):
+    path = write(tmp_path)
+    image = load(path)  # what the file's live time is the time of, nobody knows
+    assert image.acquisition.dwell_time is None
+    assert image.provenance["dwell time"].source == "missing"
+    image = load(path, beam_current=0.25, dwell_time=0.01, solid_angle=0.9, region=(0, 4, 0, 4))
+    a = image.acquisition
+    assert (a.beam_current, a.dwell_time, a.solid_angle) == (0.25, 0.01, 0.9)
+    assert a.live_time == 12.5
+    for label, unit in (("beam current", "nA"), ("dwell time", "s"), ("solid angle", "sr")):
+        assert image.provenance[label].unit == unit
+        assert image.provenance[label].source == "given"
+    binned = load(path, dwell_time=0.01, bin=2)
+    assert binned.acquisition.dwell_time == pytest.approx(0.04)
+    assert binned.provenance["dwell time"].value == pytest.approx(0.04)
+    again = load(save_image(image, tmp_path / "b.hspy"))
+    assert again.acquisition.dwell_time == 0.01
+    assert again.provenance["dwell time"].source == "read from the file"
+
+
+def test_the_live_time_of_a_scan_is_shared_by_the_pixels_of_the_file(tmp_path):
+    path = write(tmp_path)  # 4 x 6 pixels
+    image = load(path, live_time=48.0, region=(0, 2, 0, 2))
+    assert image.acquisition.dwell_time == pytest.approx(2.0)
+    assert image.provenance["dwell time"].source == "derived"
+    assert image.provenance["live time"].source == "given"
+    with pytest.raises(InputError, match="Both dwell_time"):
+        load(path, live_time=48.0, dwell_time=2.0)
+    with pytest.raises(InputError, match=r"solid angle is 13\.0 sr"):
+        load(path, solid_angle=13.0)
+
+
+@pytest.mark.parametrize(("angle", "found"), [("0.2", 0.4), ("4.35", None)])
+def test_velox_current_and_solid_angle(tmp_path, angle, found):
+    """Some files give the solid angle of all detectors to each."""
+    detector = {"DetectorType": "AnalyticalDetector", "CollectionAngle": angle}
+    original = VELOX | {
+        "Detectors": {"Detector-1": detector, "Detector-2": dict(detector)},
+        "Optics": {"ScreenCurrent": "0", "LastMeasuredScreenCurrent": "2.5e-010"},
+    }
+    tem = {"beam_energy": 200.0}
+    image = load(write(tmp_path, tem=tem, original_metadata=original))
+    assert image.acquisition.beam_current == pytest.approx(0.25)
+    assert image.acquisition.solid_angle == (None if found is None else pytest.approx(found))
+    assert any("collection angles" in note for note in image.notes) == (found is None)
 
 
 # ---- Velox files themselves

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 #: Every figure that `fit` and `refine` may write.
 FIGURES = (
     "maps.png",
+    "mass_thickness.png",
     "spectra.png",
     "phase_spectra.png",
     "composition.png",
@@ -45,6 +46,8 @@ def figures(solution: Solution) -> dict[str, bytes]:
         "basis.png": plot.plot_basis(data),
         "convergence.png": plot.plot_convergence(data),
     }
+    if "mass_thickness" in data and not single:
+        made["mass_thickness.png"] = plot.plot_mass_thickness(data)
     if "coarse_objective" in data and not single:
         coarse = data[["coarse_objective", "coarse_steps"]].rename(
             coarse_objective="objective", coarse_steps="steps", coarse_check="check"

@@ -51,6 +51,10 @@ def decompose(
     tilt_alpha: o.TiltAlpha = None,
     tilt_beta: o.TiltBeta = None,
     take_off_angle: o.TakeOffAngle = None,
+    beam_current: o.BeamCurrent = None,
+    dwell_time: o.DwellTime = None,
+    live_time: o.LiveTime = None,
+    solid_angle: o.SolidAngle = None,
     energy_offset: o.EnergyOffset = None,
     energy_gain: o.EnergyGain = None,
     energy_range: o.EnergyRange = None,
@@ -112,6 +116,10 @@ def decompose(
         not oxides or thickness is not None or density is not None,
         "--oxides is about absorption, which needs --thickness and --density; add them.",
     )
+    check(
+        dwell_time is None or live_time is None,
+        "Both --dwell-time, of one pixel, and --live-time, of the whole scan, are given; give one.",
+    )
     o.at_least(bin, 1, "--bin", "a whole number of at least 1")
     check(0 <= seed < 2**32, f"--seed is {seed}; give a whole number from 0 to 2^32 - 1.")
     kept_energies = o.numbers(energy_range, ("LO", "HI"), "--energy-range")
@@ -133,6 +141,10 @@ def decompose(
             azimuth=azimuth,
             tilt_alpha=tilt_alpha,
             tilt_beta=tilt_beta,
+            beam_current=beam_current,
+            dwell_time=dwell_time,
+            live_time=live_time,
+            solid_angle=solid_angle,
             energy_offset=energy_offset,
             energy_gain=energy_gain,
             energy_range=kept_energies,

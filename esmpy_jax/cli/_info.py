@@ -20,6 +20,9 @@ _LACKS = {
     "azimuth": "--azimuth or --take-off-angle (for absorption, where the stage is tilted)",
     "tilt alpha": "--tilt-alpha (taken as 0)",
     "tilt beta": "--tilt-beta (taken as 0)",
+    "beam current": "--beam-current (for atoms per area)",
+    "dwell time": "--dwell-time or --live-time (for atoms per area)",
+    "solid angle": "--solid-angle (for atoms per area)",
     "energy resolution": "--resolution (taken as 130 eV)",
 }
 

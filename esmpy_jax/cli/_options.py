@@ -60,6 +60,45 @@ TakeOffAngle = Annotated[
     float | None,
     _number("--take-off-angle", "Take-off angle in degrees, instead of the four angles.", _FILE),
 ]
+BeamCurrent = Annotated[
+    float | None,
+    _number(
+        "--beam-current",
+        "Beam current in nA; with a time and --solid-angle gives atoms per area.",
+        _FILE,
+        1e-9,
+        1e6,
+        "nA",
+    ),
+]
+DwellTime = Annotated[
+    float | None,
+    _number(
+        "--dwell-time",
+        "Live time of one pixel of the file in s, all frames together.",
+        _FILE,
+        1e-12,
+        1e9,
+        "s",
+    ),
+]
+LiveTime = Annotated[
+    float | None,
+    _number(
+        "--live-time",
+        "Live time of the whole scan in s, shared out equally, instead of --dwell-time.",
+        _FILE,
+        1e-12,
+        1e12,
+        "s",
+    ),
+]
+SolidAngle = Annotated[
+    float | None,
+    _number(
+        "--solid-angle", "Solid angle of the detectors together in sr.", _FILE, 1e-9, 12.566, "sr"
+    ),
+]
 EnergyOffset = Annotated[
     float | None,
     _number("--energy-offset", "Energy of the first channel in keV, instead of the file's.", _FILE),

@@ -19,6 +19,7 @@ from ._refined import (
     sensitivity_table,
 )
 from ._results import (
+    amount_sentence,
     as_sentence,
     deviance_per_channel,
     error_name,
@@ -69,6 +70,7 @@ def report(
             f"<p>{_text(what_errors_hold(solution))}</p>",
             _figure(pictures, "composition.png", "At% of each element in each phase", narrow=True),
         ),
+        _amounts(solution, pictures),
         _truth(solution, truth) if truth is not None else "",
         _refinement(solution, pictures, refined) if refined is not None else "",
         _section(
@@ -361,6 +363,16 @@ def _columns(solution: Solution) -> list[tuple[str, list[str]]]:
         ("other columns", [c["label"] for c in columns if c["kind"] == "custom"]),
     ]
     return [(label, names) for label, names in groups if names]
+
+
+def _amounts(solution: Solution, pictures: dict[str, bytes]) -> str:
+    if "mass_thickness.png" not in pictures:
+        return ""
+    return _section(
+        "How much there is",
+        amount_sentence(solution.dataset),
+        _figure(pictures, "mass_thickness.png", "Map of the mass-thickness", narrow=True),
+    )
 
 
 def _choices(solution: Solution, pictures: dict[str, bytes]) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from xarray import Dataset
 
     from ..inference import Solution
 
@@ -151,6 +152,19 @@ def print_composition(
         cells = [uncertain(v, s) for v, s in zip(values[e], errors[e], strict=True)]
         grid.add_row(str(element), *cells)
     out.print(grid)
+
+
+def amount_sentence(data: Dataset) -> str:
+    """How much there is, from which dose; "" where that is not known."""
+    if "mass_thickness" not in data:
+        return ""
+    values = 1e6 * data["mass_thickness"].values
+    source = data["mass_thickness"].attrs["from"]
+    return (
+        f"Mass-thickness {np.nanmean(values):.3g} µg/cm² on average along the beam, "
+        f"{np.nanmin(values):.3g} to {np.nanmax(values):.3g}, by {source}. "
+        "An error of one of these, of the efficiency or of cross sections scales all of it."
+    )
 
 
 def print_warnings(solution: Solution, out: Console) -> None:

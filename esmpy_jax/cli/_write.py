@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ._figures import FIGURES, figures, refinement_figure
 from ._output import filled
 from ._refined import Refined, write_parameters, write_sensitivity
-from ._results import print_composition, print_warnings, write_composition
+from ._results import amount_sentence, print_composition, print_warnings, write_composition
 from ._truth import Comparison, compare, print_comparison
 
 if TYPE_CHECKING:
@@ -67,6 +67,9 @@ def announce(
     else:
         print_comparison(solution, truth, screen)
     screen.print()
+    if "mass_thickness" in data:
+        screen.print(amount_sentence(data), markup=False)
+        screen.print()
     print_warnings(solution, screen)
     pictures = sum(name.endswith(".png") for name in written)
     others = ", ".join(name for name in written if not name.endswith(".png"))

@@ -1,5 +1,9 @@
 """Images, fits and what they mean: where physics and statistics meet."""
 
+from ._areal import atoms_per_area as atoms_per_area
+from ._areal import mass_thickness as mass_thickness
+from ._areal import thickness as thickness
+from ._areal import with_mass_thickness as with_mass_thickness
 from ._choices import Choices as Choices
 from ._coarse import CoarseToFine as CoarseToFine
 from ._fisher import Information as Information
@@ -19,6 +23,7 @@ from ._planning import needed_counts as needed_counts
 from ._profile import profile as profile
 from ._propagate import propagate as propagate
 from ._quantify import phase_composition as phase_composition
+from ._quantify import pixel_amounts as pixel_amounts
 from ._quantify import pixel_composition as pixel_composition
 from ._refine import FIRST_LOOK as FIRST_LOOK
 from ._refine import refine as refine

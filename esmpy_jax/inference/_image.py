@@ -19,8 +19,8 @@ from ..physics import Acquisition, EnergyAxis
 class Provenance:
     """One quantity as a person would report it.
 
-    `source` is "given", "read from the file", "default", "refined" or, with `value` None,
-    "missing".
+    `source` is "given", "read from the file", "derived" (from what is given), "default", "refined"
+    or, with `value` None, "missing".
     """
 
     value: str | float | int | None
@@ -191,7 +191,7 @@ class SpectrumImage(eqx.Module):
         )
 
     def bin(self, factor: int) -> "SpectrumImage":
-        """Sum the counts of `factor` × `factor` pixels into one.
+        """Sum the counts of `factor` × `factor` pixels, and their dwell times, into one.
 
         Raises `InputError` when the factor is below 1 or does not divide both sides of the scan.
         """
@@ -200,13 +200,20 @@ class SpectrumImage(eqx.Module):
         if factor == 1:
             return self
         size = (self.pixel_size[0] * factor, self.pixel_size[1] * factor)
+        dwell = self.acquisition.dwell_time
+        dwell = None if dwell is None else dwell * factor**2
         record = dict(self.provenance)
-        for name, value in (("pixel size y", size[0]), ("pixel size x", size[1])):
+        for name, value in (
+            ("pixel size y", size[0]),
+            ("pixel size x", size[1]),
+            ("dwell time", dwell),
+        ):
             if name in record:
                 record[name] = dataclasses.replace(record[name], value=value)
         return dataclasses.replace(
             self,
             counts=_bin(self.counts, factor),
+            acquisition=dataclasses.replace(self.acquisition, dwell_time=dwell),
             origin=self._at((factor - 1) / 2, (factor - 1) / 2),
             pixel_size=size,
             truth=None if self.truth is None else self.truth.bin(factor),

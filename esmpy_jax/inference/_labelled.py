@@ -10,6 +10,7 @@ import numpy as np
 from ..model import EDSModel
 from ..objective import SumToOneAbundances, exposure_or_one
 from ..solve import Factorisation
+from . import _areal
 from ._fisher import free_abundances, information, weights_covariance
 from ._identifiability import Ambiguity
 from ._image import Provenance, SpectrumImage
@@ -19,6 +20,7 @@ from ._warnings import (
     in_words,
     of_ambiguity,
     of_convergence,
+    of_dose,
     of_inputs,
     of_misfit,
     of_phases,
@@ -93,16 +95,19 @@ def labelled(
     table = ("element", "phase")
     percent, weight_unit = {"units": "at%"}, {"units": "wt%"}
     counts_sum = np.asarray(image.sum_spectrum(), float)
+    parameters = _parameters(image, model)
+    pixel_counts = np.asarray(counts.pixel_totals()).reshape(ny, nx)
+    areal = _areal.variables(parameters, maps, atomic, atomic_weights, (ny, nx))
     warnings = [
         *image.notes,
         *of_convergence(fine, judged, ended),
         *of_inputs(image, model),
+        *of_dose(model, parameters, areal["mass_thickness"][1] if areal else None, pixel_counts),
         *of_misfit(model, counts_sum, fit_sum.sum(1)),
         *of_phases(names, [e.symbol for e in model.elements], atomic_error, barren),
         *of_ambiguity(names, [e.symbol for e in model.elements], unclear, barren),
         *more,
     ]
-    parameters = _parameters(image, model)
     coarse_trace = {
         "coarse_objective": ("coarse_check", judged.nll_trace),
         "coarse_steps": ("coarse_check", judged.nll_steps),
@@ -116,7 +121,7 @@ def labelled(
         }
     parts = Parts(
         {
-            "pixel_counts": (("y", "x"), np.asarray(counts.pixel_totals()).reshape(ny, nx)),
+            "pixel_counts": (("y", "x"), pixel_counts),
             "counts_sum": ("energy", counts_sum),
             "G": (("phase",) * basis.depends_on_phase + ("energy", "column"), matrix),
             "W": (("column", "phase"), weights),
@@ -143,7 +148,8 @@ def labelled(
         }
         | ({} if fine is judged else coarse_trace)
         | ({"determined": ("phase", [int(u.is_determined) for u in unclear])} if unclear else {})
-        | of_number,
+        | of_number
+        | areal,
         {
             "energy": ("energy", np.asarray(model.energy_axis.centres, float), {"units": "keV"}),
             "column": list(basis.labels),
@@ -198,6 +204,10 @@ def _positions(image: SpectrumImage, axis: int) -> np.ndarray:
 
 def _parameters(image, model) -> dict[str, Provenance]:
     found = dict(image.provenance)
+    for (field, name), unit in zip(_areal.FACTORS.items(), ("nA", "s", "sr"), strict=True):
+        value = getattr(image.acquisition, field)
+        if value is not None and name not in found:  # of an image that was not read from a file
+            found[name] = Provenance(value, unit)
     for name, entry in model.parameters().items():
         found[in_words(name)] = Provenance(entry.value, entry.unit, entry.source)
     return found

@@ -1,4 +1,4 @@
-"""At% and wt% with standard errors, per phase and per pixel."""
+"""At%, wt% and amounts with standard errors, per phase and per pixel."""
 
 import equinox as eqx
 import jax
@@ -76,6 +76,7 @@ def pixel_composition(
         jnp.asarray(known | blank),
         jnp.asarray(covariance, float),
         jnp.asarray(select, float),
+        jnp.ones((len(rows), weights.shape[1])),
         None if plane is None else jnp.asarray(plane, float),
     )
     fraction, variance = np.array(fraction), np.array(variance)
@@ -85,11 +86,60 @@ def pixel_composition(
     return fraction, np.sqrt(np.clip(variance, 0.0, 1.0))
 
 
+def pixel_amounts(
+    basis: Basis,
+    weights: Float[np.ndarray, "column phase"],
+    abundances: Float[np.ndarray, "phase pixel"],
+    exposure: Float[np.ndarray, " pixel"],
+    covariance: Float[np.ndarray, "entry entry"],
+    free: Bool[np.ndarray, "phase pixel"],
+    known: Bool[np.ndarray, "phase pixel"],
+    per_column: Float[np.ndarray, "amount column"],
+    per_phase: Float[np.ndarray, "amount phase"],
+    plane: Float[np.ndarray, " phase"] | None = None,
+) -> tuple[Float[np.ndarray, "amount pixel"], Float[np.ndarray, "amount pixel"]]:
+    """Amounts `x_ip = sum_ja m_ij w_ja h_ap f_ia` of each pixel, and their standard errors.
+
+    m is `per_column` (an atomic weight, say), f `per_phase`. The errors hold the noise of the
+    pixel's own abundances and that of W, as those of `pixel_composition` do. The amount in a pixel
+    without abundance is zero, with an error that is not known (NaN).
+    """
+    amount, variance = _pixels(
+        basis,
+        jnp.asarray(weights, float),
+        jnp.asarray(abundances, float),
+        jnp.asarray(exposure[None, :], float),
+        jnp.asarray(free),
+        jnp.asarray(known),
+        jnp.asarray(covariance, float),
+        jnp.asarray(per_column, float),
+        jnp.asarray(per_phase, float),
+        None if plane is None else jnp.asarray(plane, float),
+        relative=False,
+    )
+    error = np.sqrt(np.maximum(np.array(variance, np.float64), 0.0))
+    error[:, abundances.sum(0) <= 0] = np.nan
+    return np.array(amount, np.float64), error
+
+
 @eqx.filter_jit
-def _pixels(basis, weights, abundances, exposure, free, known, covariance, select, plane):
-    """Fractions (element, pixel) and their variances."""
+def _pixels(
+    basis,
+    weights,
+    abundances,
+    exposure,
+    free,
+    known,
+    covariance,
+    select,
+    factor,
+    plane,
+    *,
+    relative=True,
+):
+    """Amounts (row of `select`, pixel), or where `relative` their fractions, and the variances."""
     n_elements, n_phases = len(select), weights.shape[1]
-    content = jnp.matmul(select, weights, precision="highest")
+    content = jnp.matmul(select, weights, precision="highest") * factor
 
     def tile(args):
         h, e, f, k = args
@@ -98,17 +148,19 @@ def _pixels(basis, weights, abundances, exposure, free, known, covariance, selec
         amount = jnp.matmul(content, h, precision="highest")
         total = amount.sum(0)
         safe = jnp.where(total > 0, total, 1.0)
-        fraction = amount / safe[None, :]
+        fraction = amount / safe[None, :] if relative else amount
 
-        def relative(jacobian):
-            """Change of the fractions by that of the amounts (pixel, element, ...)."""
+        def change(jacobian):
+            """Change of the result by that of the amounts (pixel, element, ...)."""
+            if not relative:
+                return jacobian
             moved = fraction.T[:, :, None] * jacobian.sum(1, keepdims=True)
             return (jacobian - moved) / safe[:, None, None]
 
-        direct = jnp.einsum("ij,ap->pija", select, h, precision="highest")
+        direct = jnp.einsum("ij,ia,ap->pija", select, factor, h, precision="highest")
         through = jnp.einsum("ia,pab,pkb->pik", content, inverse, cross, precision="highest")
-        to_w = relative(direct.reshape(through.shape) - through)
-        to_h = relative(jnp.broadcast_to(content[None], (h.shape[1], *content.shape)))
+        to_w = change(direct.reshape(through.shape) - through)
+        to_h = change(jnp.broadcast_to(content[None], (h.shape[1], *content.shape)))
         shared = jnp.einsum("pik,kl,pil->ip", to_w, covariance, to_w, precision="highest")
         own = jnp.einsum("pia,pab,pib->ip", to_h, inverse, to_h, precision="highest")
         for b in range(n_phases):

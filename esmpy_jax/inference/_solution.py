@@ -15,8 +15,8 @@ from jaxtyping import Array, Float
 from .._basis import Basis, Column, ColumnKind
 from .._checks import InputError, check
 from ..atomic import Element
-from ..physics import EnergyAxis
-from . import _quantify
+from ..physics import Dose, EnergyAxis, Number
+from . import _areal, _quantify
 from ._image import Provenance
 
 if TYPE_CHECKING:
@@ -59,7 +59,9 @@ class Solution:
     of the summed spectrum, `abundance(phase, y, x)`, `composition(element, phase)` in at% with
     `composition_stderr`, `weight_percent(element, phase)` with `weight_percent_stderr`, and
     `objective(check)` against `steps(check)` (and `coarse_objective`, `coarse_steps` of the binned
-    fit); coordinates in keV and the scan's unit; the physical parameters with unit and source,
+    fit). Where current, dwell time and solid angle are known, `atoms_per_area(phase, y, x)` in
+    atoms/nm² and `mass_thickness(y, x)` in g/cm², with what they rest on in `from`. Coordinates in
+    keV and the scan's unit; the physical parameters with unit and source,
     `objective`, `nll` and `remaining_nats` at the end, the result and the warnings as attributes.
     """
 
@@ -194,6 +196,43 @@ class Solution:
             },
             {"element": elements, "y": data["y"], "x": data["x"]},
         )
+
+    @property
+    def dose(self) -> Dose | None:
+        """Current, dwell time and solid angle, or `None` where one of them is not known."""
+        known = self.parameters
+        return _areal.known_dose(known) if _areal.is_known(known) else None
+
+    def pixel_amounts(
+        self,
+        *,
+        beam_current: Number | None = None,
+        dwell_time: Number | None = None,
+        solid_angle: Number | None = None,
+        density: Number | Mapping[str, Number] | None = None,
+    ) -> "xr.Dataset":
+        """Atoms per area of each element and the mass-thickness of every pixel, with errors.
+
+        - `beam_current` in nA, `dwell_time` in s (live time of a pixel of this solution, all frames
+            together), `solid_angle` in sr: go before what the image knew.
+        - `density`: in g/cm³, of all phases or of each by name; adds the thickness.
+
+        Returns a dataset with `atoms_per_area(element, y, x)` in atoms/nm² and `mass_thickness(y,
+        x)` in g/cm² along the beam, `thickness(y, x)` in nm, each with `_stderr`. The errors are
+        those of counting, as in `pixel_composition`: the pixel's own noise and that of W. Errors of
+        current, time, solid angle, efficiency and cross sections are not in them; they scale the
+        whole map. The error of a pixel without abundance is not known (NaN).
+
+        Raises `InputError`, one sentence, where the dose is not known or the densities do not fit.
+        """
+        given = {
+            "beam_current": beam_current,
+            "dwell_time": dwell_time,
+            "solid_angle": solid_angle,
+        }
+        found = self.parameters
+        dose = _areal.known_dose(found, **given)
+        return _areal.amounts(self, dose, _areal.resting_on(found, **given), density)
 
     def save(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write the dataset as netCDF-4.

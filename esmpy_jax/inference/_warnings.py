@@ -1,14 +1,15 @@
 """What a reader of a result should know before believing its numbers, as sentences."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from ..model import EDSModel, efficiency_names
 from ..solve import RESULTS, Factorisation
+from . import _areal
 from ._identifiability import Ambiguity
-from ._image import SpectrumImage
+from ._image import Provenance, SpectrumImage
 
 #: Standard error of an atomic fraction above which the user is warned.
 VAGUE = 0.2
@@ -72,6 +73,27 @@ def of_inputs(image: SpectrumImage, model: EDSModel) -> list[str]:
     elif empty:
         out.append(f"{empty} pixels hold no counts; their abundances are not determined by data.")
     return out
+
+
+def of_dose(
+    model: EDSModel,
+    parameters: Mapping[str, Provenance],
+    mass_thickness: Float[np.ndarray, "y x"] | None,
+    pixel_counts: Float[np.ndarray, "y x"],
+) -> list[str]:
+    """A sentence where the dose and the self-absorption speak of different mass-thicknesses."""
+    if mass_thickness is None or model.mass_thickness is None:
+        return []
+    absorbs = float(model.mass_thickness)
+    by_dose = _areal.typical(mass_thickness, pixel_counts) * _areal.cosine_of_tilt(parameters)
+    ratio = by_dose / absorbs if absorbs > 0 else np.inf
+    if 1 / _areal.AGREES <= ratio <= _areal.AGREES:
+        return []
+    return [
+        f"The counts and the dose speak of {by_dose:.2g} g/cm², {ratio:.2g} times the "
+        f"mass-thickness of {absorbs:.2g} g/cm² that the self-absorption takes; check thickness "
+        "and density, or current, dwell time and solid angle."
+    ]
 
 
 def unknown_tilts(image: SpectrumImage, model: EDSModel) -> list[str]:

@@ -38,6 +38,10 @@ def load(
     lazy: bool | None = None,
     energy_offset: float | None = None,
     energy_gain: float | None = None,
+    beam_current: float | None = None,
+    dwell_time: float | None = None,
+    live_time: float | None = None,
+    solid_angle: float | None = None,
 ) -> SpectrumImage:
     """Read the EDS spectrum image of a file, of any format that RosettaSciIO knows.
 
@@ -51,6 +55,9 @@ def load(
         detector streams are summed, and "detector 1" and so on picks one of them.
     - `beam_energy` in keV, `elevation`, `azimuth`, `tilt_alpha`, `tilt_beta` in degrees,
         `energy_offset` (centre of channel 0) and `energy_gain` in keV: replace what the file says.
+    - `beam_current` in nA, `dwell_time` in s (live time of one pixel of the file, all frames
+        together), `solid_angle` in sr: for amounts per area. Instead of `dwell_time`, `live_time`
+        in s of the whole scan, of which each pixel of the file gets an equal share.
     - `energy_range`: (low, high) in keV; keeps the channels whose centre lies inside.
     - `region`: (y0, y1, x0, x1) in pixels, ends excluded; `bin` then sums bin × bin pixels.
         The image keeps its place in the scan (`origin`).
@@ -61,6 +68,10 @@ def load(
     values that are no counts, and for a range, region or factor that does not fit.
     """
     path = pathlib.Path(path)
+    check(
+        dwell_time is None or live_time is None,
+        "Both dwell_time, of one pixel, and live_time, of the whole scan, are given; give one.",
+    )
     check(
         isinstance(bin, int) and bin >= 1,
         f"The bin factor is {bin}; give a whole number of at least 1.",
@@ -79,6 +90,10 @@ def load(
                 "azimuth": azimuth,
                 "tilt_alpha": tilt_alpha,
                 "tilt_beta": tilt_beta,
+                "beam_current": beam_current,
+                "dwell_time": dwell_time,
+                "live_time": live_time,
+                "solid_angle": solid_angle,
             },
             storage=storage,
             about={

@@ -1,5 +1,6 @@
 """Acquisition and provenance out of a file's metadata and the user's own numbers."""
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -20,6 +21,7 @@ FIELDS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "tilt_beta": ("tilt beta", "°", ("Stage.tilt_beta",)),
     "live_time": ("live time", "s", ("Detector.EDS.live_time",)),
     "real_time": ("real time", "s", ("Detector.EDS.real_time",)),
+    "dwell_time": ("dwell time", "s", ("Detector.EDS.dwell_time",)),
     "beam_current": ("beam current", "nA", ("beam_current",)),
     "solid_angle": ("solid angle", "sr", ("Detector.EDS.solid_angle",)),
     "energy_resolution_mn_ka": (
@@ -62,9 +64,16 @@ def read_acquisition(
 ) -> tuple[Acquisition, dict[str, Provenance], list[str]]:
     """The acquisition, the provenance of each of its quantities, and notes.
 
-    What the user gives wins over the file; what neither tells is missing, never made up.
+    What the user gives wins over the file; what neither tells is missing, never made up. A live
+    time that is given is that of the whole scan, and each pixel of the file is taken to have an
+    equal share of it as dwell time ("derived"). One that a file states is not shared out: makers
+    mean different things by it.
     """
     found, notes = _from_file(signal)
+    whole = given.get("live_time")
+    shared = whole is not None and given.get("dwell_time") is None
+    if whole is not None and shared:
+        given = {**given, "dwell_time": whole / (signal.scan_shape[0] * signal.scan_shape[1])}
     values: dict[str, Any] = {}
     provenance: dict[str, Provenance] = {}
     for field, (label, unit, _) in FIELDS.items():
@@ -82,6 +91,8 @@ def read_acquisition(
     elements = found.get("elements", ())
     source = "read from the file" if elements else "missing"
     provenance["elements"] = Provenance(", ".join(elements) or None, "", source)
+    if shared:
+        provenance["dwell time"] = dataclasses.replace(provenance["dwell time"], source="derived")
     return Acquisition(**values, elements=elements), provenance, notes
 
 

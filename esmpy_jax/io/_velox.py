@@ -1,7 +1,9 @@
-"""What Velox files keep in their original metadata only: detector angles, times, solid angle.
+"""What Velox files keep in their original metadata only: angles, times, solid angle, current.
 
 Velox stores angles in radians and one entry per detector; `CollectionAngle` is the solid angle in
-sr. HyperSpy fills the angles it does not find with 35° and 0° and the resolution with 130 eV.
+sr, of each detector or, in some files, of all of them in each entry. The current is that of the
+fluorescent screen when it was last measured. HyperSpy fills the angles it does not
+find with 35° and 0° and the resolution with 130 eV.
 """
 
 import math
@@ -98,7 +100,17 @@ def quantities(original: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
             found[field] = sum(times) / len(times)
     angles = _numbers(detectors, "CollectionAngle")
     if angles and len(angles) == len(detectors):
-        found["solid_angle"] = sum(angles)
+        if 0 < sum(angles) <= 2 * math.pi:
+            found["solid_angle"] = sum(angles)
+        else:
+            notes.append(
+                f"the collection angles of the detectors, {_list(angles)} sr, are more than a half "
+                "space together and were left out"
+            )
+    for key in ("LastMeasuredScreenCurrent", "ScreenCurrent"):
+        amperes = _number(lookup(original, f"Optics.{key}"))
+        if amperes and amperes > 0 and "beam_current" not in found:
+            found["beam_current"] = amperes * 1e9
     volts = _number(lookup(original, "Optics.AccelerationVoltage"))
     if volts:
         found["beam_energy"] = volts / 1e3

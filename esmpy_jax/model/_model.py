@@ -220,6 +220,11 @@ class EDSModel(eqx.Module):
         """The model with another account of where some of its parameters come from."""
         return dataclasses.replace(self, sources=tuple({**dict(self.sources), **sources}.items()))
 
+    def with_mass_thickness(self, value: Number) -> "EDSModel":
+        """The model, with self-absorption already, at another mass-thickness in g/cm²."""
+        new = dataclasses.replace(self, mass_thickness=jnp.asarray(value, float))
+        return new.with_sources(dict.fromkeys(("mass_thickness", "thickness"), "derived"))
+
     def lines_in_range(self) -> EmissionLines:
         """The lines whose energy lies on the energy axis, for labels."""
         edges = np.asarray(self.energy_axis.edges)

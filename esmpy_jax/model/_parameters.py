@@ -13,7 +13,7 @@ class Parameter(NamedTuple):
 
     - `value`: a number, words, or `None` where it is not known.
     - `unit`: of the number; empty for pure numbers and words.
-    - `source`: "given", "read from the file" or "default".
+    - `source`: "given", "read from the file", "derived", "refined" or "default".
     """
 
     value: float | str | None

@@ -11,6 +11,7 @@ from ._correction import CorrectedBremsstrahlung as CorrectedBremsstrahlung
 from ._correction import CorrectedEfficiency as CorrectedEfficiency
 from ._correction import SmoothCorrection as SmoothCorrection
 from ._detector import Detector as Detector
+from ._dose import Dose as Dose
 from ._efficiency import AbstractEfficiency as AbstractEfficiency
 from ._efficiency import LayeredEfficiency as LayeredEfficiency
 from ._efficiency import MeasuredEfficiency as MeasuredEfficiency

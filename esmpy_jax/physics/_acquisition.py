@@ -160,9 +160,11 @@ class Acquisition(eqx.Module):
     - `beam_energy`: in keV.
     - `elevation`, `azimuth`: of the detector, in degrees.
     - `tilt_alpha`, `tilt_beta`: of the stage, in degrees.
-    - `live_time`, `real_time`: in s.
+    - `live_time`, `real_time`: in s, as a file states them: of the whole scan with most makers, of
+      one pixel with others. Nothing is computed from them.
+    - `dwell_time`: live time of one pixel, all frames together, in s.
     - `beam_current`: in nA.
-    - `solid_angle`: of the detector, in sr.
+    - `solid_angle`: of all detectors whose counts were added up, in sr.
     - `energy_resolution_mn_ka`: full width at half maximum of Mn Kα, in eV.
     - `elements`: symbols listed in the file.
 
@@ -176,6 +178,7 @@ class Acquisition(eqx.Module):
     tilt_beta: float | None = _number()
     live_time: float | None = _number()
     real_time: float | None = _number()
+    dwell_time: float | None = _number()
     beam_current: float | None = _number()
     solid_angle: float | None = _number()
     energy_resolution_mn_ka: float | None = _number()
@@ -186,6 +189,7 @@ class Acquisition(eqx.Module):
             ("beam_energy", "keV"),
             ("live_time", "s"),
             ("real_time", "s"),
+            ("dwell_time", "s"),
             ("beam_current", "nA"),
             ("solid_angle", "sr"),
             ("energy_resolution_mn_ka", "eV"),
@@ -196,6 +200,11 @@ class Acquisition(eqx.Module):
                 f"The acquisition's {name.replace('_', ' ')} is {value} {unit}; give a positive "
                 "number, or None if it is not known.",
             )
+        check(
+            self.solid_angle is None or self.solid_angle <= 4 * math.pi,
+            f"The acquisition's solid angle is {self.solid_angle} sr, more than the whole sphere's "
+            "4π; give that of the detector.",
+        )
         for name in ("elevation", "azimuth", "tilt_alpha", "tilt_beta"):
             value = getattr(self, name)
             check(

@@ -7,6 +7,7 @@ from ._columns import plot_basis as plot_basis
 from ._labels import strongest_lines as strongest_lines
 from ._maps import plot_abundances as plot_abundances
 from ._maps import plot_composition_maps as plot_composition_maps
+from ._maps import plot_mass_thickness as plot_mass_thickness
 from ._maps import scale_bar_length as scale_bar_length
 from ._planning import plot_planning as plot_planning
 from ._refinement import plot_refinement as plot_refinement

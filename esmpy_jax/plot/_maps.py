@@ -1,4 +1,4 @@
-"""Maps over the scan: abundances and local composition, with a scale bar."""
+"""Maps over the scan: abundances, local composition and mass-thickness, with a scale bar."""
 
 import math
 from collections.abc import Sequence
@@ -110,6 +110,37 @@ def plot_composition_maps(
         bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     _scale_bar(grid[0], dataset)
     _note_missing(figure, hidden)
+    return figure
+
+
+@styled
+def plot_mass_thickness(
+    dataset: xr.Dataset, *, empty: Bool[np.ndarray, "y x"] | None = None
+) -> Figure:
+    """Map of the mass-thickness in µg/cm², from zero to its 99.8th percentile.
+
+    **Arguments:**
+
+    - `dataset`: with `mass_thickness(y, x)` in g/cm²; `x` and `y` with a unit give the scale bar.
+    - `empty`: as in `plot_abundances`.
+    """
+    need(dataset, "mass_thickness")
+    shown = 1e6 * values(dataset, "mass_thickness", "y", "x")
+    hidden = _empty_pixels(dataset, shown[None]) if empty is None else empty
+    shown = np.where(hidden, np.nan, shown)
+    top = float(np.nanpercentile(shown, 99.8)) if np.isfinite(shown).any() else 1.0
+    figure, (axes, *_) = _grid(dataset, 1, 1, extra=1.1, gap=0.6)
+    cut = bool((shown > top).any())
+    image = _show(axes, dataset, shown, _with_missing("cividis"), 0.0, max(top, 1e-9))
+    _title(axes, "Mass-thickness", None)
+    _scale_bar(axes, dataset)
+    _note_missing(figure, hidden)
+    extend = "max" if cut else "neither"
+    bar = figure.colorbar(image, ax=axes, shrink=0.85, aspect=18, pad=0.03, extend=extend)
+    bar.set_label("µg/cm²")
+    bar.locator = MaxNLocator(5, steps=[1, 2, 5, 10])
+    bar.update_ticks()
+    bar.outline.set_visible(False)  # pyright: ignore[reportCallIssue]
     return figure
 
 
