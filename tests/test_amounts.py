@@ -10,6 +10,7 @@ import pytest
 
 import esmpy_jax as ej
 from esmpy_jax.atomic import emission_lines
+from esmpy_jax.cli._quantify import _amounts as quantified
 from esmpy_jax.inference import (
     atoms_per_area,
     mass_thickness,
@@ -167,6 +168,17 @@ def test_it_is_kept_in_the_file(model, tmp_path):
     for name in ("atoms_per_area", "mass_thickness"):
         np.testing.assert_array_equal(again.dataset[name], solution.dataset[name])
         assert again.dataset[name].attrs == solution.dataset[name].attrs
+
+
+def test_the_program_takes_the_dwell_time_of_a_pixel_of_the_file(model):
+    """A solution of 2 x 2 binned pixels has four of them in each."""
+    image = film(model, 0, dwell_time=None)
+    image = dataclasses.replace(image, provenance={"bin": ej.Provenance(2, "px")})
+    solution = ej.fit(image, model, 1, **QUICK)
+    assert quantified(solution, None, None, None, None) is None
+    found = quantified(solution, None, 0.1, None, None)
+    expected = solution.pixel_amounts(dwell_time=0.4)
+    np.testing.assert_allclose(found["mass_thickness"], expected["mass_thickness"], rtol=1e-6)
 
 
 def test_a_phase_without_atoms_has_none():

@@ -217,6 +217,20 @@ def test_composition_maps_mix_the_phases(drawn, dataset):
     assert [texts(axes)[0] for axes in map_axes(chosen)] == ["Ca (at%)", "O (at%)"]
 
 
+def test_mass_thickness_is_shown_in_micrograms(dataset):
+    """An outlier above the 99.8th percentile does not take the scale; empty pixels are grey."""
+    mass = np.full((48, 64), 2e-5)
+    mass[20, 30] = 1e-3
+    figure = plot.plot_mass_thickness(dataset.assign(mass_thickness=(("y", "x"), mass)))
+    image = figure.axes[0].images[0]
+    assert image.get_clim() == pytest.approx((0.0, 20.0))
+    assert float(image.get_array()[20, 30]) == pytest.approx(1000.0)
+    assert image.get_array().mask.sum() == 6
+    assert figure.axes[-1].get_ylabel() == "µg/cm²"
+    with pytest.raises(InputError, match="no variable 'mass_thickness'"):
+        plot.plot_mass_thickness(dataset)
+
+
 def test_spectra_show_counts_fit_shares_and_residuals(drawn, dataset):
     top, bottom = drawn["spectra"].axes[:2]
     parts = dataset["fit_sum"].values

@@ -160,8 +160,8 @@ class Acquisition(eqx.Module):
     - `beam_energy`: in keV.
     - `elevation`, `azimuth`: of the detector, in degrees.
     - `tilt_alpha`, `tilt_beta`: of the stage, in degrees.
-    - `live_time`, `real_time`: in s, as a file states them: of the whole scan with most makers, of
-      one pixel with others. Nothing is computed from them.
+    - `live_time`, `real_time`: in s, as a file states them: of the whole scan, or of one pixel, or
+      of one spectrum stored with it. Nothing is computed from them.
     - `dwell_time`: live time of one pixel, all frames together, in s.
     - `beam_current`: in nA.
     - `solid_angle`: of all detectors whose counts were added up, in sr.

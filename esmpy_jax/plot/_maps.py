@@ -129,7 +129,7 @@ def plot_mass_thickness(
     hidden = _empty_pixels(dataset, shown[None]) if empty is None else empty
     shown = np.where(hidden, np.nan, shown)
     top = float(np.nanpercentile(shown, 99.8)) if np.isfinite(shown).any() else 1.0
-    figure, (axes, *_) = _grid(dataset, 1, 1, extra=1.1, gap=0.6)
+    figure, (axes, *_) = _grid(dataset, 1, 1, extra=0.7, gap=0.4)
     cut = bool((shown > top).any())
     image = _show(axes, dataset, shown, _with_missing("cividis"), 0.0, max(top, 1e-9))
     _title(axes, "Mass-thickness", None)
