@@ -53,6 +53,8 @@ def test_the_composition_is_that_of_what_is_seen():
     model = make_model(bound_oxygen=True)
     assert [e.symbol for e in model.elements] == SAMPLE
     np.testing.assert_allclose(model.atomic_weights, make_model().atomic_weights)
+    oxygen = [SILICA[symbol] * 15.999 for symbol in SAMPLE]
+    np.testing.assert_allclose(model.mass_per_atom, model.atomic_weights + oxygen, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Float
 
 from .._checks import InputError, check
-from ..atomic import Element
 from ..model import EDSModel
 from ..physics import Acquisition, Dose, Number
 from ._quantify import pixel_amounts
@@ -127,18 +126,19 @@ def variables(
     parameters: Mapping,
     abundances: Float[np.ndarray, "phase pixel"],
     fractions: Float[np.ndarray, "element phase"],
-    atomic_weights: Float[np.ndarray, " element"],
+    mass_per_atom: Float[np.ndarray, " element"],
     scan_shape: tuple[int, int],
 ) -> dict[str, Any]:
     """`atoms_per_area` and `mass_thickness` of a solution's dataset; empty for an unknown dose.
 
-    `fractions` are atomic; a phase whose are all zero holds no atoms.
+    `fractions` are atomic; a phase whose are all zero holds no atoms. `mass_per_atom` is in g/mol,
+    with oxygen that is bound unseen.
     """
     if not is_known(parameters):
         return {}
     atoms = atoms_per_area(abundances, known_dose(parameters))
     atoms = np.where(fractions.sum(0)[:, None] > 0, atoms, 0.0)
-    mass = mass_thickness(atoms, atomic_weights @ fractions)
+    mass = mass_thickness(atoms, mass_per_atom @ fractions)
     source = resting_on(parameters)
     return {
         "atoms_per_area": (
@@ -165,7 +165,7 @@ def amounts(
     weights = data["W"].values.copy()
     barren = data["composition"].values.sum(0) == 0
     weights[np.ix_(rows, np.flatnonzero(barren))] = 0.0
-    masses = np.array([Element(int(z)).atomic_weight for z in data["atomic_number"].values])
+    masses = np.asarray(data["mass_per_atom"].values, np.float64)
     per_column = np.zeros((len(rows) + 2, len(weights)))
     per_column[np.arange(len(rows)), rows] = 1.0
     per_column[-2:, rows] = masses

@@ -97,7 +97,7 @@ def labelled(
     counts_sum = np.asarray(image.sum_spectrum(), float)
     parameters = _parameters(image, model)
     pixel_counts = np.asarray(counts.pixel_totals()).reshape(ny, nx)
-    areal = _areal.variables(parameters, maps, atomic, atomic_weights, (ny, nx))
+    areal = _areal.variables(parameters, maps, atomic, model.mass_per_atom, (ny, nx))
     warnings = [
         *image.notes,
         *of_convergence(fine, judged, ended),
@@ -156,6 +156,7 @@ def labelled(
             "phase": list(names),
             "element": [e.symbol for e in model.elements],
             "atomic_number": ("element", [e.atomic_number for e in model.elements]),
+            "mass_per_atom": ("element", model.mass_per_atom, {"units": "g/mol"}),
             "y": ("y", _positions(image, 0), {"units": image.pixel_unit}),
             "x": ("x", _positions(image, 1), {"units": image.pixel_unit}),
         }

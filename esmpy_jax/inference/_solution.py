@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 else:
     from .._xarray import xr
 
-SCHEMA = 3
+SCHEMA = 4
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

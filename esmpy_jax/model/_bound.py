@@ -30,11 +30,9 @@ Oxygen = bool | Mapping[str, Number]
 class Absorbers(NamedTuple):
     """What absorbs: each element of the sample with the oxygen that it holds.
 
-    - `weights`: in g/mol, of an atom with its oxygen.
     - `table`, `of_lines`: mass attenuation of these, in cm²/g.
     """
 
-    weights: Float[np.ndarray, " element"]
     table: AttenuationTable
     of_lines: Float[np.ndarray, "element line"]
 
@@ -69,6 +67,14 @@ def oxygen_per_atom(sample: Sequence[Element], oxygen: Oxygen) -> Float[np.ndarr
     return np.array([given.get(element, 0.0) for element in sample])
 
 
+def mass_per_atom(
+    sample: Sequence[Element], oxygen: Float[np.ndarray, " element"]
+) -> Float[np.ndarray, " element"]:
+    """In g/mol, of an atom of each element with its oxygen."""
+    own = np.array([element.atomic_weight for element in sample])
+    return own + oxygen * _OXYGEN.atomic_weight
+
+
 def absorbers(
     sample: Sequence[Element],
     oxygen: Float[np.ndarray, " element"],
@@ -80,18 +86,14 @@ def absorbers(
     An atom of mass M with n of oxygen has the mass M + n M_O and attenuates as
     (M μ + n M_O μ_O) / (M + n M_O).
     """
-    own = np.array([element.atomic_weight for element in sample])
-    bound = oxygen * _OXYGEN.atomic_weight
     of_lines = np.stack([mass_attenuation(element, energies) for element in sample])
     if not oxygen.any():
-        return Absorbers(own, AttenuationTable.tabulate(sample, energy_range), of_lines)
-    weights = own + bound
+        return Absorbers(AttenuationTable.tabulate(sample, energy_range), of_lines)
+    rest = (oxygen * _OXYGEN.atomic_weight / mass_per_atom(sample, oxygen))[:, None]
     both = AttenuationTable.tabulate([*sample, _OXYGEN], energy_range)
     values = np.exp(np.asarray(both.log_attenuation, np.float64))
-    share, rest = (own / weights)[:, None], (bound / weights)[:, None]
-    logarithm = jnp.asarray(np.log(share * values[:-1] + rest * values[-1:]), float)
+    logarithm = jnp.asarray(np.log((1 - rest) * values[:-1] + rest * values[-1:]), float)
     return Absorbers(
-        weights,
         AttenuationTable(both.log_energy, logarithm, tuple(sample)),
-        share * of_lines + rest * mass_attenuation(_OXYGEN, energies)[None],
+        (1 - rest) * of_lines + rest * mass_attenuation(_OXYGEN, energies)[None],
     )

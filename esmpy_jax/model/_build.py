@@ -30,7 +30,7 @@ from ..physics import (
     Number,
     Resolution,
 )
-from ._bound import Oxygen, absorbers, oxygen_per_atom
+from ._bound import Oxygen, absorbers, mass_per_atom, oxygen_per_atom
 from ._columns import assign_lines
 from ._parameters import Source, resolve
 
@@ -45,8 +45,8 @@ Elements = str | Iterable[str | int | Element]
 class ModelTables(NamedTuple):
     """The constants of a model: no parameter, so out of sight of every transformation.
 
-    - `attenuation`, `line_attenuation`, `absorbing_weights`: of the elements with the oxygen that
-        they hold unseen.
+    - `attenuation`, `line_attenuation`, and `mass_per_atom` in g/mol: of the elements with the
+        oxygen that they hold unseen.
     - `reach`: channels to either side over which lines, and the continuum where it is broadened at
         all, are spread; a power of two, so that models of nearly the same gain have the same one.
     """
@@ -58,7 +58,7 @@ class ModelTables(NamedTuple):
     custom: Float[np.ndarray, "channel custom"]
     reach: int
     atomic_weights: Float[np.ndarray, " element"]
-    absorbing_weights: Float[np.ndarray, " element"]
+    mass_per_atom: Float[np.ndarray, " element"]
     reference_composition: Float[np.ndarray, " element"]
 
 
@@ -158,7 +158,6 @@ def model_fields(
     if mass_thickness is not None:
         covered = (_LOWEST_ENERGY, max(last + 1, 100.0))
         absorbing = absorbers(sample, oxygen, assigned.lines.energy, covered)
-    weights = np.array([element.atomic_weight for element in sample])
     tables = ModelTables(
         assigned.lines,
         assigned.line_column,
@@ -166,8 +165,8 @@ def model_fields(
         None if absorbing is None else absorbing.of_lines,
         _custom_columns(custom, energy_axis.size),
         _reach(detector.resolution, assigned.lines.energy, gain),
-        weights,
-        weights if absorbing is None else absorbing.weights,
+        np.array([element.atomic_weight for element in sample]),
+        mass_per_atom(sample, oxygen),
         _reference(sample, reference_composition),
     )
     return dict(

@@ -194,6 +194,11 @@ class EDSModel(eqx.Module):
         return self.tables.value.atomic_weights
 
     @property
+    def mass_per_atom(self) -> Float[np.ndarray, " element"]:
+        """In g/mol, of an atom of each of `elements` with the oxygen that it holds unseen."""
+        return self.tables.value.mass_per_atom
+
+    @property
     def depends_on_phase(self) -> bool:
         """Whether G depends on each phase's composition: with self-absorption it does."""
         return self.mass_thickness is not None
@@ -241,7 +246,7 @@ class EDSModel(eqx.Module):
         atoms = jnp.take(weights, jnp.array(rows, int), axis=0)
         reference = jnp.asarray(self.tables.value.reference_composition, float)[:, None]
         atoms = jnp.where(atoms.sum(0, keepdims=True) > 0, atoms, reference)
-        mass = atoms * jnp.asarray(self.tables.value.absorbing_weights, float)[:, None]
+        mass = atoms * jnp.asarray(self.mass_per_atom, float)[:, None]
         return mass / mass.sum(0, keepdims=True)
 
     @eqx.filter_jit
@@ -254,8 +259,7 @@ class EDSModel(eqx.Module):
         all models that differ in their parameters alone.
         """
         if weights is None or not self.depends_on_phase:
-            tables = self.tables.value
-            fractions = tables.reference_composition * tables.absorbing_weights
+            fractions = self.tables.value.reference_composition * self.mass_per_atom
             fractions = jnp.asarray(fractions / fractions.sum(), float)[:, None]
         else:
             fractions = self.mass_fractions(weights)
