@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .inference import count_phases as count_phases
     from .inference import fit as fit
     from .inference import held_out_losses as held_out_losses
+    from .inference import join_detectors as join_detectors
     from .inference import profile as profile
     from .inference import refine as refine
     from .io import FileBatches as FileBatches
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from .io import load_batches as load_batches
     from .io import save_image as save_image
     from .model import EDSModel as EDSModel
+    from .model import JointModel as JointModel
     from .model import forward as forward
     from .objective import AbstractConstraint as AbstractConstraint
     from .objective import AbstractCounts as AbstractCounts
@@ -127,6 +129,7 @@ _NAMES = {
         "count_phases",
         "fit",
         "held_out_losses",
+        "join_detectors",
         "profile",
         "refine",
     ),
@@ -138,6 +141,7 @@ _NAMES = {
     ),
     "model": (
         "EDSModel",
+        "JointModel",
         "forward",
     ),
     "objective": (

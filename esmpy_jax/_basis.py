@@ -32,6 +32,8 @@ class Column:
     - `family`: the line family ("K", "L", "M") when the column holds only one.
     - `energy_range`: (low, high) in keV when the column holds only the lines inside it.
     - `in_composition`: whether the column's weight is the element's atomic fraction.
+    - `detector`: the number, from 1, of the only detector that sees the column; `None` where there
+      is one detector, or where all see it.
     """
 
     kind: ColumnKind
@@ -40,6 +42,7 @@ class Column:
     family: str | None = None
     energy_range: tuple[float, float] | None = None
     in_composition: bool = False
+    detector: int | None = None
 
 
 class Basis(eqx.Module):

@@ -17,7 +17,7 @@ from ._write import announce, write_results
 
 if TYPE_CHECKING:
     from ..inference import Solution, SpectrumImage
-    from ..model import EDSModel
+    from ..model import ModelLike
 
 _SOLVERS = {
     "coarse-to-fine": "CoarseToFine",
@@ -174,7 +174,7 @@ def decompose(
         model = with_sources(model, sources)
     limits = {"max_steps": max_steps, "tol": tol, "max_seconds": max_seconds}
 
-    def fitted(model: EDSModel) -> Solution:
+    def fitted(model: ModelLike) -> Solution:
         return run_fit(image, model, number, run, seed=seed, **limits, **options)
 
     refined = None
@@ -209,7 +209,7 @@ def fit(**options: Any) -> None:
 
 def run_fit(
     image: SpectrumImage,
-    model: EDSModel,
+    model: ModelLike,
     phases: int | Literal["auto"],
     run: Any,
     *,

@@ -89,7 +89,8 @@ def _signals(file) -> list[str]:
 
 def _image_rows(image: SpectrumImage) -> list[tuple[str, str]]:
     ny, nx, channels = image.shape
-    centres = np.asarray(image.energy_axis.centres, float)
+    (axis,) = image.energy_axis.parts  # as in every file
+    centres = np.asarray(axis.centres, float)
     totals = np.asarray(image.counts.pixel_totals(), float)
     filled = image.counts.to_coo()[2].size
     size = f", {ny * image.pixel_size[0]:.4g} × {nx * image.pixel_size[1]:.4g} {image.pixel_unit}"
@@ -98,7 +99,7 @@ def _image_rows(image: SpectrumImage) -> list[tuple[str, str]]:
         ("shape", f"{ny} × {nx} pixels (y × x){size if image.pixel_unit != 'px' else ''}"),
         (
             "energy axis",
-            f"{channels} channels of {1000 * float(image.energy_axis.gain):.5g} eV, "
+            f"{channels} channels of {1000 * float(axis.gain):.5g} eV, "
             f"{centres[0]:.4g} to {centres[-1]:.4g} keV",
         ),
         (

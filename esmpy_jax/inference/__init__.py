@@ -6,6 +6,7 @@ from ._areal import thickness as thickness
 from ._areal import with_mass_thickness as with_mass_thickness
 from ._choices import Choices as Choices
 from ._coarse import CoarseToFine as CoarseToFine
+from ._detectors import join_detectors as join_detectors
 from ._fisher import Information as Information
 from ._fisher import information as information
 from ._fisher import weights_covariance as weights_covariance

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from .._checks import check
-from ..model import EDSModel
+from ..model import ModelLike
 from ..objective import (
     AbstractConstraint,
     AbstractRegulariser,
@@ -49,7 +49,7 @@ from ._warnings import (
 
 def fit(
     image: SpectrumImage,
-    model: EDSModel,
+    model: ModelLike,
     n_phases: int | str,
     *,
     solver: AbstractSolver | CoarseToFine = CoarseToFine(),

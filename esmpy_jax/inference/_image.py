@@ -7,12 +7,13 @@ from collections.abc import Iterator, Mapping
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from .._arrays import as_floats
 from .._checks import check
 from ..objective import AbstractCounts, counts_from_coo
-from ..physics import Acquisition, EnergyAxis
+from ..physics import Acquisition, AnyEnergyAxis
+from ..physics._stacked_axis import channels, of_detector
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +61,10 @@ def _to_float(values: ArrayLike | np.ndarray) -> Array:
     return as_floats(values)
 
 
+#: A part of the channels.
+Channels = slice | Int[np.ndarray, " kept"]
+
+
 class GroundTruth(eqx.Module):
     """What a simulated image was made of.
 
@@ -84,7 +89,7 @@ class GroundTruth(eqx.Module):
         if self.composition.shape[0] != len(self.element_symbols):
             raise ValueError("GroundTruth.composition needs one row per element symbol.")
 
-    def crop_channels(self, channels: slice) -> "GroundTruth":
+    def crop_channels(self, channels: Channels) -> "GroundTruth":
         """Only these channels; the spectra are normalised to sum one again."""
         spectra = self.spectra[channels]
         total = spectra.sum(0, keepdims=True)
@@ -105,6 +110,9 @@ class GroundTruth(eqx.Module):
 class SpectrumImage(eqx.Module):
     """One scan: the counts of every pixel, the energy axis and how it was acquired.
 
+    Several detectors that recorded it together have their channels one after another; see
+    `join_detectors`.
+
     - `counts`: dense or sparse counts of shape (pixel, channel); pixel = y * nx + x.
     - `energy_axis`, `acquisition`: see [`EnergyAxis`][esmpy_jax.EnergyAxis] and
       [`Acquisition`][esmpy_jax.Acquisition].
@@ -113,10 +121,11 @@ class SpectrumImage(eqx.Module):
     - `provenance`: each quantity by name, with its unit and where it came from.
     - `notes`: sentences on what was left out or not believed while the image was made.
     - `truth`: the phases of a simulated image, else `None`.
+    - `further_acquisitions`: of the detectors after the first.
     """
 
     counts: AbstractCounts
-    energy_axis: EnergyAxis
+    energy_axis: AnyEnergyAxis
     acquisition: Acquisition
     pixel_size: tuple[float, float] = eqx.field(static=True, default=(1.0, 1.0))
     pixel_unit: str = eqx.field(static=True, default="px")
@@ -127,6 +136,7 @@ class SpectrumImage(eqx.Module):
     truth: GroundTruth | None = None
     notes: tuple[str, ...] = eqx.field(static=True, converter=tuple, default=())
     origin: tuple[float, float] = eqx.field(static=True, default=(0.0, 0.0))
+    further_acquisitions: tuple[Acquisition, ...] = ()
 
     def __check_init__(self):
         if len(self.counts.scan_shape) != 2:
@@ -136,11 +146,18 @@ class SpectrumImage(eqx.Module):
                 f"The counts have {self.counts.n_channels} channels, but the energy axis has "
                 f"{self.energy_axis.size}."
             )
+        if len(self.acquisitions) != len(self.energy_axis.parts):
+            raise ValueError("A SpectrumImage needs one acquisition for each detector's axis.")
         if self.truth is not None:
             if tuple(self.truth.abundance.shape[1:]) != tuple(self.counts.scan_shape):
                 raise ValueError("The true abundance maps and the scan differ in shape.")
             if self.truth.spectra.shape[0] != self.counts.n_channels:
                 raise ValueError("The true spectra and the counts differ in their channels.")
+
+    @property
+    def acquisitions(self) -> tuple[Acquisition, ...]:
+        """That of each detector."""
+        return (self.acquisition, *self.further_acquisitions)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -161,18 +178,50 @@ class SpectrumImage(eqx.Module):
 
         Raises `InputError` when there is none.
         """
-        axis, channels = self.energy_axis.crop(low, high)
+        axis, kept = self.energy_axis.crop(low, high)
         ny, nx, _ = self.shape
         record = dict(self.provenance)
-        if "energy offset" in record:
-            record["energy offset"] = dataclasses.replace(
-                record["energy offset"], value=float(axis.offset)
-            )
+        shared = record.pop("energy offset", None)
+        for i, part in enumerate(axis.parts, 1):
+            name = "energy offset" if len(axis.parts) == 1 else of_detector("energy offset", i)
+            entry = record.get(name, shared)
+            if entry is not None:
+                record[name] = dataclasses.replace(entry, value=float(part.offset))
         return dataclasses.replace(
             self,
-            counts=_select(self.counts, (0, ny, 0, nx), channels),
+            counts=_select(self.counts, (0, ny, 0, nx), kept),
             energy_axis=axis,
-            truth=None if self.truth is None else self.truth.crop_channels(channels),
+            truth=None if self.truth is None else self.truth.crop_channels(kept),
+            provenance=record,
+        )
+
+    def of_detector(self, number: int) -> "SpectrumImage":
+        """What one detector recorded, these numbered from 1.
+
+        Raises `InputError` for a detector that there is not.
+        """
+        n = len(self.acquisitions)
+        check(
+            1 <= number <= n,
+            f"The image has no detector {number}; it holds the spectra of {n}, numbered from 1.",
+        )
+        if n == 1:
+            return self
+        own = channels(self.energy_axis)[number - 1]
+        ny, nx, _ = self.shape
+        others = tuple(of_detector("", i) for i in range(1, n + 1) if i != number)
+        record = {
+            name.removesuffix(of_detector("", number)): entry
+            for name, entry in self.provenance.items()
+            if not name.endswith(others)
+        }
+        return dataclasses.replace(
+            self,
+            counts=_select(self.counts, (0, ny, 0, nx), own),
+            energy_axis=self.energy_axis.parts[number - 1],
+            acquisition=self.acquisitions[number - 1],
+            further_acquisitions=(),
+            truth=None if self.truth is None else self.truth.crop_channels(own),
             provenance=record,
         )
 
@@ -181,11 +230,11 @@ class SpectrumImage(eqx.Module):
 
         Raises `InputError` when the region is empty or leaves the image.
         """
-        ny, nx, channels = self.shape
+        ny, nx, n_channels = self.shape
         check_region((y0, y1, x0, x1), (ny, nx))
         return dataclasses.replace(
             self,
-            counts=_select(self.counts, (y0, y1, x0, x1), slice(0, channels)),
+            counts=_select(self.counts, (y0, y1, x0, x1), slice(0, n_channels)),
             origin=self._at(y0, x0),
             truth=None if self.truth is None else self.truth.crop_region(y0, y1, x0, x1),
         )
@@ -268,24 +317,26 @@ def select_window(counts: AbstractCounts, window: tuple[slice, ...]) -> Abstract
 
 
 def _select(
-    counts: AbstractCounts, region: tuple[int, int, int, int], channels: slice
+    counts: AbstractCounts, region: tuple[int, int, int, int], channels: Channels
 ) -> AbstractCounts:
     """The counts of some pixels and channels, in the same storage."""
     y0, y1, x0, x1 = region
-    first, last, _ = channels.indices(counts.n_channels)
+    chosen = np.arange(counts.n_channels)[channels]
+    place = np.full(counts.n_channels, -1)
+    place[chosen] = np.arange(len(chosen))
     nx = counts.scan_shape[1]
     pixel, channel, value = counts.to_coo()
     y, x = pixel // nx, pixel % nx
-    keep = (y >= y0) & (y < y1) & (x >= x0) & (x < x1) & (channel >= first) & (channel < last)
+    keep = (y >= y0) & (y < y1) & (x >= x0) & (x < x1) & (place[channel] >= 0)
     exposure = counts.exposure
     if exposure is not None:
         exposure = np.asarray(exposure).reshape(counts.scan_shape)[y0:y1, x0:x1].ravel()
     return counts_from_coo(
         (y[keep] - y0) * (x1 - x0) + x[keep] - x0,
-        channel[keep] - first,
+        place[channel[keep]],
         value[keep],
         scan_shape=(y1 - y0, x1 - x0),
-        n_channels=last - first,
+        n_channels=len(chosen),
         storage="sparse" if counts.is_sparse else "dense",
         exposure=exposure,
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..model import EDSModel
+from ..model import ModelLike
 from ..objective import SumToOneAbundances, exposure_or_one
 from ..solve import Factorisation
 from . import _areal
@@ -15,7 +15,7 @@ from ._fisher import free_abundances, information, weights_covariance
 from ._identifiability import Ambiguity
 from ._image import Provenance, SpectrumImage
 from ._quantify import phase_composition
-from ._solution import SCHEMA, Parts, Solution, column_record
+from ._solution import SCHEMA, Parts, Solution, column_record, energy_coordinates
 from ._warnings import (
     in_words,
     of_ambiguity,
@@ -32,7 +32,7 @@ BARREN = 1e-6
 
 def labelled(
     image: SpectrumImage,
-    model: EDSModel,
+    model: ModelLike,
     fine: Factorisation,
     judged: Factorisation,
     ended: str,
@@ -151,7 +151,7 @@ def labelled(
         | of_number
         | areal,
         {
-            "energy": ("energy", np.asarray(model.energy_axis.centres, float), {"units": "keV"}),
+            **energy_coordinates(model.energy_axis),
             "column": list(basis.labels),
             "phase": list(names),
             "element": [e.symbol for e in model.elements],

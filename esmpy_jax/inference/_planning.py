@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from .._basis import ColumnKind
 from .._checks import check
-from ..model import EDSModel
+from ..model import EDSModel, ModelLike
 from ..physics import Number
 from ._known import KnownComposition, atomic_fractions
 from ._tangents import parametrised, tangents
@@ -31,7 +31,7 @@ _FLAT = 0.1
 
 
 def expected_errors(
-    model: EDSModel,
+    model: ModelLike,
     composition: KnownComposition,
     counts: Number | Sequence[Number] | Float[np.ndarray, " dose"],
     *,
@@ -79,7 +79,7 @@ def expected_errors(
         )
     moved = [every.names.index(name) for name in parameters]
     rows = np.flatnonzero([c.in_composition for c in model.columns])
-    weights = _weights(model, atoms, rows, continuum, stray)
+    weights = _weights(model, atoms, continuum, stray)
     own = _errors(every, start, moved, weights, rows, doses)
     limits = np.empty_like(own)
     for e in range(len(rows)):
@@ -88,7 +88,7 @@ def expected_errors(
         if absent.sum() == 0:  # an element alone cannot be absent
             limits[:, e] = np.nan
             continue
-        without = _weights(model, absent / absent.sum(), rows, continuum, stray)
+        without = _weights(model, absent / absent.sum(), continuum, stray)
         limits[:, e] = DETECTION * _errors(every, start, moved, without, rows, doses)[:, e]
     table, percent = ("counts", "element"), {"units": "at%"}
     return xr.Dataset(
@@ -143,18 +143,31 @@ def _dose_of(sigma: np.ndarray, log_doses: np.ndarray, log_wanted: float) -> flo
 
 
 def _weights(
-    model: EDSModel, atoms: np.ndarray, rows: np.ndarray, continuum: float, stray: float
+    model: ModelLike, atoms: np.ndarray, continuum: float, stray: float
 ) -> Float[np.ndarray, "column one"]:
-    """W of one phase that makes one count."""
+    """W of one phase that makes one count, in all detectors together."""
     weights = np.zeros((len(model.columns), 1))
-    weights[rows, 0] = atoms
+    for part, own in zip(model.parts, model.part_columns, strict=True):
+        weights[own] = _part_weights(part, atoms, continuum, stray)
+    return weights / float(_sums(model, weights) @ weights[:, 0])
+
+
+def _sums(model: ModelLike, weights: np.ndarray) -> Float[np.ndarray, " column"]:
+    """Counts of each column of G by these weights."""
+    matrix = np.asarray(model.basis(jnp.asarray(weights, float)).matrix, np.float64)
+    return matrix.reshape(-1, len(weights))[-model.energy_axis.size :].sum(0)
+
+
+def _part_weights(
+    model: EDSModel, atoms: np.ndarray, continuum: float, stray: float
+) -> Float[np.ndarray, "column one"]:
+    """W of one detector's columns, elements as atomic fractions."""
+    weights = np.zeros((len(model.columns), 1))
     share = dict(zip((e.atomic_number for e in model.elements), atoms, strict=True))
     for j, column in enumerate(model.columns):
-        z = column.atomic_number
-        if z is not None and column.kind is ColumnKind.ELEMENT and not column.in_composition:
-            weights[j, 0] = share.get(z, 0.0)  # lines split off
-    matrix = np.asarray(model.basis(jnp.asarray(weights, float)).matrix, np.float64)
-    sums = matrix.reshape(-1, len(weights))[-model.energy_axis.size :].sum(0)
+        if column.kind is ColumnKind.ELEMENT:  # lines split off, too
+            weights[j, 0] = share[column.atomic_number or 0]
+    sums = _sums(model, weights)
     lines = float(sums @ weights[:, 0])
     kinds = [column.kind.value for column in model.columns]
     smooth = [j for j, kind in enumerate(kinds) if kind == "bremsstrahlung"]
@@ -163,7 +176,7 @@ def _weights(
     shares |= {j: stray for j, kind in enumerate(kinds) if kind == "stray"}
     for j, share in shares.items():
         weights[j] += share * lines / sums[j] if sums[j] > 0 else 0.0
-    return weights / float(sums @ weights[:, 0])
+    return weights
 
 
 def _errors(every, start, moved, weights, rows, doses) -> Float[np.ndarray, "dose element"]:

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from .._checks import check
-from ..model import AbstractPrior, EDSModel, adjustables, switched_on
+from ..model import AbstractPrior, ModelLike, adjustables, switched_on
 from ..solve import BatchFactorisation
 from ._descent import descend
 from ._fitted_counts import Batches, fitted_counts
@@ -29,12 +29,12 @@ FIRST_LOOK = (
     "tail_relative_loss",
 )
 
-Parameters = Sequence[str] | Mapping[str, AbstractPrior | None] | EDSModel
+Parameters = Sequence[str] | Mapping[str, AbstractPrior | None] | ModelLike
 
 
 def refine(
     image: SpectrumImage | Batches,
-    model: EDSModel,
+    model: ModelLike,
     solution: Solution | BatchFactorisation | None = None,
     parameters: Parameters | None = None,
     *,
@@ -58,7 +58,8 @@ def refine(
     - `parameters`: names (`model.parameters()` lists what the model has; others switch on what they
         belong to, see `switched_on`), or a mapping from names to priors (`None` for the usual
         one), or a filter: a model with booleans for leaves, as Equinox takes them. By default
-        `FIRST_LOOK`.
+        `FIRST_LOOK`, and the sensitivities where there are several detectors; then "noise_fwhm of
+        detector 2" is that of one, and "noise_fwhm" stands for those of all, each on its own.
     - `loss`: "summed", the default without a solution: the summed spectrum, as of one phase.
         "pools", the default with one: the counts of pixels that hold the same by the maps of the
         solution added up, and the maps kept; each phase then absorbs by its own composition, which
@@ -110,17 +111,20 @@ def refine(
 
 
 def _chosen(
-    model: EDSModel, parameters: Parameters | None, spectrum: np.ndarray
-) -> tuple[EDSModel, dict[str, AbstractPrior]]:
+    model: ModelLike, parameters: Parameters | None, spectrum: np.ndarray
+) -> tuple[ModelLike, dict[str, AbstractPrior]]:
     """The model with the parts that are asked for, and the prior of each parameter."""
-    if isinstance(parameters, EDSModel):
+    if isinstance(parameters, ModelLike):
         parameters = _of_filter(model, parameters)
     if parameters is None:
-        absorbing = model.mass_thickness is not None
+        absorbing, several = model.mass_thickness is not None, len(model.parts) > 1
         parameters = [n for n in FIRST_LOOK if absorbing or n != "mass_thickness"]
-    asked: dict[str, AbstractPrior | None] = (
-        dict(parameters) if isinstance(parameters, Mapping) else dict.fromkeys(parameters)
-    )
+        parameters += ["sensitivity"] * several
+    asked: dict[str, AbstractPrior | None] = {}
+    for name, prior in (
+        parameters if isinstance(parameters, Mapping) else dict.fromkeys(parameters)
+    ).items():
+        asked |= dict.fromkeys(model.meant(name), prior)
     check(len(asked) > 0, "No parameter is named; name at least one.")
     model = switched_on(model, list(asked), spectrum)
     known = adjustables(model)
@@ -150,7 +154,7 @@ def _chosen(
     return model, priors
 
 
-def _of_filter(model: EDSModel, spec: EDSModel) -> list[str]:
+def _of_filter(model: ModelLike, spec: ModelLike) -> list[str]:
     """Names of the leaves that are true in a filter."""
     marked = jax.tree.map(
         lambda flag, part: jax.tree.map(lambda leaf: jnp.full(jnp.shape(leaf), bool(flag)), part),

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ..model import EDSModel, adjustables
+from ..model import ModelLike, adjustables
 from ..objective import AbstractCounts, exposure_or_one
 from ._posterior import posterior
 from ._quantify import phase_composition
 from ._scoring import Found, Point
+from ._solution import energy_coordinates
 from ._tangents import Parametrised, spectra
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Refinement:
         `counts_sum(energy)`, `fit_sum(energy)` and `fit_sum_before(energy)`.
     """
 
-    model: EDSModel
+    model: ModelLike
     parameters: Mapping[str, RefinedParameter]
     correlation: Float[np.ndarray, "parameter parameter"]
     deviance_before: float
@@ -219,7 +220,7 @@ def _labelled(counts, given, before, parametrised, after, told, phases):
         phases = ["sum"] if n_phases == 1 else [f"phase {a + 1}" for a in range(n_phases)]
     axis = parametrised.at(jnp.asarray(after.point.coordinates, float)).energy_axis
     coordinates = {
-        "energy": ("energy", np.asarray(axis.centres, np.float64), {"units": "keV"}),
+        **energy_coordinates(axis),
         "column": [c.label for c in model.columns],
         "element": [e.symbol for e in model.elements],
         "phase": list(phases),

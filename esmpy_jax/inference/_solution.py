@@ -15,7 +15,8 @@ from jaxtyping import Array, Float
 from .._basis import Basis, Column, ColumnKind
 from .._checks import InputError, check
 from ..atomic import Element
-from ..physics import Dose, EnergyAxis, Number
+from ..physics import AnyEnergyAxis, Dose, EnergyAxis, Number, StackedAxis
+from ..physics._stacked_axis import detector_numbers
 from . import _areal, _quantify
 from ._image import Provenance
 
@@ -61,8 +62,10 @@ class Solution:
     `objective(check)` against `steps(check)` (and `coarse_objective`, `coarse_steps` of the binned
     fit). Where current, dwell time and solid angle are known, `atoms_per_area(phase, y, x)` in
     atoms/nm² and `mass_thickness(y, x)` in g/cm², with what they rest on in `from`. Coordinates in
-    keV and the scan's unit; the physical parameters with unit and source,
-    `objective`, `nll` and `remaining_nats` at the end, the result and the warnings as attributes.
+    keV and the scan's unit, and `detector(energy)`, numbered from 1, where several detectors
+    recorded the scan, whose channels follow one another; the physical parameters with unit and
+    source, `objective`, `nll` and `remaining_nats` at the end, the result and the warnings as
+    attributes.
     """
 
     _made: "xr.Dataset | Parts"
@@ -85,6 +88,10 @@ class Solution:
             return list(self._made[name].values)
         value = self._made.coordinates[name]
         return list(value[1] if isinstance(value, tuple) else value)
+
+    def _has(self, name: str) -> bool:
+        made = self._made
+        return name in (made.coordinates if isinstance(made, Parts) else made.coords)
 
     @property
     def weights(self) -> Float[Array, "column phase"]:
@@ -109,17 +116,13 @@ class Solution:
         return Basis(jnp.asarray(np.asarray(self._made["G"]), float), columns)
 
     @property
-    def energy_axis(self) -> EnergyAxis:
+    def energy_axis(self) -> AnyEnergyAxis:
         """Energies of the channels, in keV."""
         energy = np.asarray(self._labels("energy"), np.float64)
-        n = len(energy)
-        gain = (energy[-1] - energy[0]) / max(n - 1, 1)
-        middle = (n - 1) // 2
-        bent = (n - 1 - middle) * middle
-        off = energy[0] + gain * middle - energy[middle]
-        # less than the rounding of the labels is none
-        bend = off / bent if bent and abs(off) > 1e-6 * abs(energy[-1]) else 0.0
-        return EnergyAxis(float(energy[0]), float(gain - bend * (n - 1)) or 1.0, n, bend)
+        if not self._has("detector"):
+            return _axis(energy)
+        number = np.asarray(self._labels("detector"))
+        return StackedAxis(tuple(_axis(energy[number == k]) for k in dict.fromkeys(number)))
 
     @property
     def composition(self) -> "xr.DataArray":
@@ -275,6 +278,28 @@ class Solution:
         return cls(dataset)
 
 
+def _axis(energy: Float[np.ndarray, " channel"]) -> EnergyAxis:
+    """The axis of one detector with these energies."""
+    n = len(energy)
+    gain = (energy[-1] - energy[0]) / max(n - 1, 1)
+    middle = (n - 1) // 2
+    bent = (n - 1 - middle) * middle
+    off = energy[0] + gain * middle - energy[middle]
+    # less than the rounding of the labels is none
+    bend = off / bent if bent and abs(off) > 1e-6 * abs(energy[-1]) else 0.0
+    return EnergyAxis(float(energy[0]), float(gain - bend * (n - 1)) or 1.0, n, bend)
+
+
+def energy_coordinates(axis: AnyEnergyAxis) -> dict[str, Any]:
+    """The energy of each channel, and its detector where there are several."""
+    found: dict[str, Any] = {
+        "energy": ("energy", np.asarray(axis.centres, float), {"units": "keV"})
+    }
+    if len(axis.parts) > 1:
+        found["detector"] = ("energy", detector_numbers(axis))
+    return found
+
+
 def column_record(column: Column) -> dict[str, Any]:
     """One column as plain values, for storage."""
     record = dataclasses.asdict(column)
@@ -291,4 +316,5 @@ def _column_from(record: dict[str, Any]) -> Column:
         record["family"],
         None if limits is None else (float(limits[0]), float(limits[1])),
         record["in_composition"],
+        record.get("detector"),  # unknown to older files
     )

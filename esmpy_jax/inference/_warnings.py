@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ..model import EDSModel, efficiency_names
+from ..model import ModelLike, efficiency_names
+from ..physics._stacked_axis import detector_numbers, of_detector
 from ..solve import RESULTS, Factorisation
 from . import _areal
 from ._identifiability import Ambiguity
@@ -47,10 +48,11 @@ def of_convergence(fine: Factorisation, judged: Factorisation, ended: str) -> li
     return out if fine.converged else [*out, f"The fit did not converge: {sentence(fine)}"]
 
 
-def of_inputs(image: SpectrumImage, model: EDSModel) -> list[str]:
+def of_inputs(image: SpectrumImage, model: ModelLike) -> list[str]:
     """What stood in for quantities that nobody gave, and pixels that hold nothing."""
     out = []
-    untold = {"energy_quadratic", *efficiency_names(model)}
+    straight = [model.named("energy_quadratic", i) for i in range(len(model.parts))]
+    untold = {*straight, *efficiency_names(model)}
     for name, entry in model.parameters().items():
         # the layers are told with the efficiency, and a straight axis is no stand-in
         if entry.source != "default" or name in untold:
@@ -76,7 +78,7 @@ def of_inputs(image: SpectrumImage, model: EDSModel) -> list[str]:
 
 
 def of_dose(
-    model: EDSModel,
+    model: ModelLike,
     parameters: Mapping[str, Provenance],
     mass_thickness: Float[np.ndarray, "y x"] | None,
     pixel_counts: Float[np.ndarray, "y x"],
@@ -96,21 +98,24 @@ def of_dose(
     ]
 
 
-def unknown_tilts(image: SpectrumImage, model: EDSModel) -> list[str]:
+def unknown_tilts(image: SpectrumImage, model: ModelLike) -> list[str]:
     """A sentence where absorption rests on a take-off angle for which a tilt was taken as zero."""
-    known = image.acquisition
-    tilts = {"α": known.tilt_alpha, "β": known.tilt_beta}
-    unknown = [name for name, value in tilts.items() if value is None]
-    angle, used = known.take_off_angle, model.take_off_angle
-    if not (model.depends_on_phase and unknown and angle is not None and used is not None):
-        return []
-    if not np.isclose(angle, float(used), rtol=0, atol=1e-4):
-        return []  # another angle was given
-    both = len(unknown) > 1
-    return [
-        f"The stage tilt{'s' * both} {_listed(unknown)} {'were' if both else 'was'} neither given "
-        f"nor in the file: 0° stands in for {'them' if both else 'it'} in the take-off angle."
-    ]
+    told = []
+    for known, part in zip(image.acquisitions, model.parts, strict=False):
+        tilts = {"α": known.tilt_alpha, "β": known.tilt_beta}
+        unknown = [name for name, value in tilts.items() if value is None]
+        angle, used = known.take_off_angle, part.take_off_angle
+        if not (model.depends_on_phase and unknown and angle is not None and used is not None):
+            continue
+        if not np.isclose(angle, float(used), rtol=0, atol=1e-4):
+            continue  # another angle was given
+        both = len(unknown) > 1
+        told.append(
+            f"The stage tilt{'s' * both} {_listed(unknown)} {'were' if both else 'was'} neither "
+            f"given nor in the file: 0° stands in for {'them' if both else 'it'} in the take-off "
+            "angle."
+        )
+    return list(dict.fromkeys(told))
 
 
 def deviance_per_channel(
@@ -124,7 +129,7 @@ def deviance_per_channel(
 
 
 def of_misfit(
-    model: EDSModel,
+    model: ModelLike,
     counts_sum: Float[np.ndarray, " channel"],
     fit_sum: Float[np.ndarray, " channel"],
 ) -> list[str]:
@@ -133,13 +138,17 @@ def of_misfit(
     if misfit <= POOR or not np.isfinite(misfit):
         return []
     energy = np.asarray(model.energy_axis.centres, np.float64)
-    width = np.asarray(model.detector.resolution.fwhm(model.energy_axis.centres), np.float64)
+    width = np.concatenate(
+        [np.asarray(p.detector.resolution.fwhm(p.energy_axis.centres)) for p in model.parts]
+    )
+    number, several = detector_numbers(model.energy_axis), len(model.parts) > 1
     excess = np.asarray(counts_sum, np.float64) - fit_sum
     size = np.abs(excess) / np.sqrt(np.maximum(fit_sum, 1e-12))
     places = []
     while len(places) < _NAMED and size.max() >= _CLEAR:
         worst = int(np.argmax(size))
-        places.append(f"{energy[worst]:.2f} keV")
+        place = f"{energy[worst]:.2f} keV"
+        places.append(of_detector(place, number[worst]) if several else place)
         size[np.abs(energy - energy[worst]) <= 2 * width[worst]] = 0.0
     where = f", the most at {_listed(places)}" if places else ""
     return [
@@ -254,7 +263,8 @@ def in_words(name: str) -> str:
         "take_off_angle": "take-off angle",
         "mass_thickness": "mass-thickness",
     }
-    return words.get(name, name.replace("_", " "))
+    plain, *whose = name.split(" of ", 1)  # a detector
+    return " of ".join([words.get(plain, plain.replace("_", " ")), *whose])
 
 
 def _listed(words: Sequence[str]) -> str:

@@ -44,8 +44,14 @@ def save_image(
         path.parent.is_dir(),
         f"There is no folder {path.parent} to save {path.name} in; make it first.",
     )
+    axis, *others = image.energy_axis.parts
     check(
-        float(image.energy_axis.quadratic) == 0,
+        not others,
+        f"The image holds the spectra of {1 + len(others)} detectors, for which {path.name} has no "
+        "room; save image.of_detector(1) and so on as files of their own.",
+    )
+    check(
+        float(axis.quadratic) == 0,
         f"{path.name} has no room for the quadratic term of the energy axis; save the image with "
         "the axis of the instrument and give the term to the model.",
     )
@@ -132,6 +138,7 @@ def _lazy_cube(image: SpectrumImage) -> Any:
 def _axes(image: SpectrumImage, ripple: bool) -> list[dict[str, Any]]:
     """Ripple files carry the energy in eV, which their `ev-per-chan` demands."""
     ny, nx, channels = image.shape
+    (axis,) = image.energy_axis.parts
     factor, unit = (1e3, "eV") if ripple else (1.0, "keV")
     names = ("height", "width") if ripple else ("y", "x")
     scan = [
@@ -152,8 +159,8 @@ def _axes(image: SpectrumImage, ripple: bool) -> list[dict[str, Any]]:
         "_type": "UniformDataAxis",
         "name": "Energy",
         "size": channels,
-        "offset": float(image.energy_axis.offset) * factor,
-        "scale": float(image.energy_axis.gain) * factor,
+        "offset": float(axis.offset) * factor,
+        "scale": float(axis.gain) * factor,
         "units": unit,
         "navigate": False,
     }

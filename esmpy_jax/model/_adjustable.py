@@ -11,6 +11,7 @@ from .._checks import InputError
 from .._types import Scalar
 from ..physics import CorrectedBremsstrahlung, CorrectedEfficiency, LayeredEfficiency
 from ..physics._scalars import ScalarLike
+from ._like import ModelLike
 from ._priors import AbstractPrior, LogitNormal, LogNormal, Normal
 
 _EV_PER_KEV = 1e3
@@ -38,6 +39,10 @@ class Adjustable(NamedTuple):
         leaf = self.where(model)
         return self.factor * (leaf if self.index is None else leaf[self.index])
 
+    def inside(self, outer: Callable[[Any], Any]) -> "Adjustable":
+        """The same parameter of what `outer` finds in a larger model."""
+        return self._replace(where=lambda m: self.where(outer(m)))
+
     def usual_prior(self, model: Any) -> AbstractPrior | None:
         """The usual prior around the model's value; `None` where the value is at a bound of it."""
         try:
@@ -63,7 +68,8 @@ def _normal(sd: float) -> Callable[[float], AbstractPrior]:
     return lambda value: Normal(value, sd)
 
 
-def _positive(sd: float) -> Callable[[float], AbstractPrior]:
+def positive(sd: float) -> Callable[[float], AbstractPrior]:
+    """Log-normal priors."""
     return lambda value: LogNormal(value, sd)
 
 
@@ -71,34 +77,49 @@ def _between(low: float, high: float, sd: float) -> Callable[[float], AbstractPr
     return lambda value: LogitNormal(value, sd, low, high)
 
 
-def adjustables(model: Any) -> dict[str, Adjustable]:
+def adjustables(model: ModelLike) -> dict[str, Adjustable]:
     """Every physical parameter that a model has, by name."""
+    return model.adjustables()
+
+
+def adjustables_of(model: Any) -> dict[str, Adjustable]:
+    """Those of an `EDSModel`."""
     found = {
         "energy_offset": Adjustable(lambda m: m.energy_axis.offset, "keV", _normal(0.01)),
-        "energy_gain": Adjustable(lambda m: m.energy_axis.gain, "keV/channel", _positive(0.003)),
+        "energy_gain": Adjustable(lambda m: m.energy_axis.gain, "keV/channel", positive(0.003)),
         "energy_quadratic": Adjustable(
             lambda m: m.energy_axis.quadratic,
             "keV/channel²",
             _normal(4 * _BEND / model.energy_axis.size**2),
         ),
         "noise_fwhm": Adjustable(
-            lambda m: m.detector.resolution.noise_fwhm, "eV", _positive(0.3), _EV_PER_KEV
+            lambda m: m.detector.resolution.noise_fwhm, "eV", positive(0.3), _EV_PER_KEV
         ),
-        "fano": Adjustable(lambda m: m.detector.resolution.fano, "", _positive(0.1)),
+        "fano": Adjustable(lambda m: m.detector.resolution.fano, "", positive(0.1)),
     }
     if model.take_off_angle is not None:
         found["take_off_angle"] = Adjustable(
             lambda m: m.take_off_angle, "°", _between(0.0, 90.0, 0.1)
         )
-    if model.mass_thickness is not None:
-        found["mass_thickness"] = Adjustable(lambda m: m.mass_thickness, "g/cm²", _positive(0.7))
     return (
         found
+        | _of_absorption(model)
         | _of_efficiency(model.detector.efficiency, lambda m: m.detector.efficiency)
         | _of_continuum(model.bremsstrahlung)
         | _of_response(model.detector.response)
         | _of_lines(model.line_corrections)
     )
+
+
+def adjustables_of_sample(model: Any) -> dict[str, Adjustable]:
+    """Those that all detectors of one sample share."""
+    return _of_absorption(model) | _of_lines(model.line_corrections)
+
+
+def _of_absorption(model: Any) -> dict[str, Adjustable]:
+    if model.mass_thickness is None:
+        return {}
+    return {"mass_thickness": Adjustable(lambda m: m.mass_thickness, "g/cm²", positive(0.7))}
 
 
 def _of_continuum(bremsstrahlung: Any) -> dict[str, Adjustable]:
@@ -111,7 +132,7 @@ def _of_lines(corrections: Any) -> dict[str, Adjustable]:
     found: dict[str, Adjustable] = {}
     for i, group in enumerate(corrections.groups if corrections is not None else ()):
         found[f"{group.label} ratio"] = Adjustable(
-            lambda m: m.line_corrections.ratio, "", _positive(0.3), index=i
+            lambda m: m.line_corrections.ratio, "", positive(0.3), index=i
         )
         found[f"{group.label} energy"] = Adjustable(
             lambda m: m.line_corrections.shift, "eV", _normal(2.0), _EV_PER_KEV, i
@@ -119,9 +140,13 @@ def _of_lines(corrections: Any) -> dict[str, Adjustable]:
     return found
 
 
-def efficiency_names(model: Any) -> tuple[str, ...]:
-    """Parameters of the detector's efficiency."""
-    return tuple(_of_efficiency(model.detector.efficiency, lambda m: m.detector.efficiency))
+def efficiency_names(model: ModelLike) -> tuple[str, ...]:
+    """Parameters of the efficiency of the detector, or of each one."""
+    return tuple(
+        model.named(name, i)
+        for i, part in enumerate(model.parts)
+        for name in _of_efficiency(part.detector.efficiency, lambda m: m.detector.efficiency)
+    )
 
 
 def _of_efficiency(efficiency: Any, where: Callable[[Any], Any]) -> dict[str, Adjustable]:
@@ -136,9 +161,9 @@ def _of_efficiency(efficiency: Any, where: Callable[[Any], Any]) -> dict[str, Ad
         number, name = 2, f"window_{window.material}"
         while name in found:
             name, number = f"window_{window.material}_{number}", number + 1
-        found[name] = Adjustable(lambda m, i=i: where(m).windows[i].thickness, "nm", _positive(0.3))
+        found[name] = Adjustable(lambda m, i=i: where(m).windows[i].thickness, "nm", positive(0.3))
     found["crystal_thickness"] = Adjustable(
-        lambda m: where(m).active.thickness, "mm", _positive(0.1), 1e-6
+        lambda m: where(m).active.thickness, "mm", positive(0.1), 1e-6
     )
     return found
 
@@ -158,14 +183,14 @@ def _of_response(response: Any) -> dict[str, Adjustable]:
         return found
     if response.incomplete_charge is not None:
         part = lambda m: m.detector.response.incomplete_charge  # noqa: E731
-        found["tail_depth"] = Adjustable(lambda m: part(m).tail.thickness, "nm", _positive(1.0))
-        found["shelf_depth"] = Adjustable(lambda m: part(m).shelf.thickness, "nm", _positive(1.0))
+        found["tail_depth"] = Adjustable(lambda m: part(m).tail.thickness, "nm", positive(1.0))
+        found["shelf_depth"] = Adjustable(lambda m: part(m).shelf.thickness, "nm", positive(1.0))
         found["tail_relative_loss"] = Adjustable(
             lambda m: part(m).relative_loss, "", _between(0.0, 1.0, 0.5)
         )
     if response.escape is not None:
         found["escape_strength"] = Adjustable(
-            lambda m: m.detector.response.escape.strength, "", _positive(0.2)
+            lambda m: m.detector.response.escape.strength, "", positive(0.2)
         )
     if response.pile_up is not None:
         found["pile_up_share"] = Adjustable(

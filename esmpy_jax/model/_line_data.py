@@ -77,3 +77,14 @@ class LineCorrections(eqx.Module):
         member = np.stack([group.members(lines) for group in self.groups])
         factor = jnp.where(jnp.asarray(member), self.ratio[:, None], 1.0).prod(0)
         return factor, jnp.where(jnp.asarray(member), self.shift[:, None], 0.0).sum(0)
+
+
+def check_lines(groups: Iterable[LineGroup], *lines: EmissionLines) -> None:
+    """Raise `InputError` for a group without a member in any of these."""
+    for group in groups:
+        own = [some.select(some.atomic_number == group.element.atomic_number) for some in lines]
+        known = ", ".join(list(dict.fromkeys(n for some in own for n in some.name))[:6]) or "none"
+        check(
+            any(bool(group.members(some).any()) for some in lines),
+            f"The model has no line {group.label}; of {group.element.symbol} it has {known}.",
+        )

@@ -1,7 +1,7 @@
 """`EDSModel`: from physical parameters to the basis G."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
@@ -17,6 +17,7 @@ from ..atomic import Composition, Element, EmissionLines
 from ..physics import (
     AbstractBremsstrahlung,
     Acquisition,
+    AnyEnergyAxis,
     Curve,
     Detector,
     EnergyAxis,
@@ -26,10 +27,10 @@ from ..physics import (
     absorption_factor,
 )
 from ..physics._profiles import LineShapes, gaussian_window
-from ._adjustable import adjustables, efficiency_names
+from ._adjustable import Adjustable, adjustables_of, efficiency_names
 from ._bound import Oxygen
 from ._build import Elements, ModelTables, model_fields
-from ._line_data import LineCorrections, LineGroup
+from ._line_data import LineCorrections, LineGroup, check_lines
 from ._parameters import Parameter, image_sources
 
 _BARN = 1e-24  # cm²
@@ -45,7 +46,7 @@ class ImageLike(Protocol):
     """
 
     @property
-    def energy_axis(self) -> EnergyAxis:
+    def energy_axis(self) -> AnyEnergyAxis:
         """Energies of the channels, in keV."""
         ...
 
@@ -137,8 +138,14 @@ class EDSModel(eqx.Module):
 
         Raises `InputError` for what is missing or contradictory.
         """
+        axis, *others = image.energy_axis.parts
+        check(
+            not others,
+            f"The image holds the spectra of {1 + len(others)} detectors; build a JointModel, "
+            "which has a part for each.",
+        )
         fields = model_fields(
-            image.energy_axis,
+            axis,
             image.acquisition,
             image_sources(image),
             elements,
@@ -203,19 +210,44 @@ class EDSModel(eqx.Module):
         """Whether G depends on each phase's composition: with self-absorption it does."""
         return self.mass_thickness is not None
 
+    @property
+    def parts(self) -> "tuple[EDSModel, ...]":
+        """The model itself, as that of the only detector."""
+        return (self,)
+
+    @property
+    def part_columns(self) -> tuple[Int[np.ndarray, " own"], ...]:
+        """All columns, of the only detector."""
+        return (np.arange(len(self.columns)),)
+
+    def adjustables(self) -> dict[str, Adjustable]:
+        """Every parameter that can be refined, by name."""
+        return adjustables_of(self)
+
+    def named(self, name: str, detector: int) -> str:
+        """The name as it is: there is one detector."""
+        return name
+
+    def own_names(self, names: Sequence[str], detector: int) -> tuple[str, ...]:
+        """The names as they are: there is one detector."""
+        return tuple(names)
+
+    def meant(self, name: str) -> tuple[str, ...]:
+        """The parameter of that name."""
+        return (name,)
+
+    def with_parts(self, parts: "Sequence[EDSModel]") -> "EDSModel":
+        """The model of the only detector."""
+        (model,) = parts
+        return model
+
     def with_line_groups(self, *groups: str) -> "EDSModel":
         """The model with corrections of further groups of lines, such as "Mg K-M" or "Hf M".
 
         Raises `InputError` for a group without a line in the model.
         """
         found = [LineGroup.parse(text) for text in groups]
-        for group in found:
-            own = self.lines.select(self.lines.atomic_number == group.element.atomic_number)
-            known = ", ".join(own.name[:6]) or "none"
-            check(
-                bool(group.members(self.lines).any()),
-                f"The model has no line {group.label}; of {group.element.symbol} it has {known}.",
-            )
+        check_lines(found, self.lines)
         if not found:
             return self
         corrections = self.line_corrections or LineCorrections.of()
@@ -382,7 +414,7 @@ class EDSModel(eqx.Module):
             "take_off_angle": (None, "°"),
             "mass_thickness": (0.0, "g/cm²"),
         }
-        for name, found in adjustables(self).items():
+        for name, found in self.adjustables().items():
             given[name] = (float(found.of(self)), found.unit)
         if self.mass_thickness is not None and self.density is not None:
             given["thickness"] = (float(self.mass_thickness) / self.density / _CM_PER_NM, "nm")

@@ -16,7 +16,9 @@ from ..physics import (
     SiliconEscape,
     SmoothCorrection,
 )
+from ..physics._stacked_axis import channels
 from ._adjustable import adjustables
+from ._like import ModelLike
 from ._model import EDSModel
 
 #: Where an unknown share of piled-up photons starts.
@@ -25,7 +27,7 @@ _PILE_UP = 1e-3
 _TAIL = ("tail_depth", "shelf_depth", "tail_relative_loss")
 
 
-def switched_on(model: EDSModel, names: Sequence[str], spectrum: Curve) -> EDSModel:
+def switched_on(model: ModelLike, names: Sequence[str], spectrum: Curve) -> ModelLike:
     """The model with every part that has a parameter of these names.
 
     - "continuum_correction_1", "_2", ... and "efficiency_correction_1", ...: smooth factors of as
@@ -40,6 +42,17 @@ def switched_on(model: EDSModel, names: Sequence[str], spectrum: Curve) -> EDSMo
     before = set(adjustables(model))
     groups = [name.rsplit(" ", 1)[0] for name in names if name.endswith((" ratio", " energy"))]
     model = model.with_line_groups(*groups)
+    parts = [
+        _with(part, model.own_names(names, i), np.asarray(spectrum)[own])
+        for i, (part, own) in enumerate(zip(model.parts, channels(model.energy_axis), strict=True))
+    ]
+    whole = model.with_parts(parts)
+    new = set(adjustables(whole)) - before
+    return whole.with_sources(dict.fromkeys(sorted(new), "default"))
+
+
+def _with(model: EDSModel, names: Sequence[str], spectrum: Curve) -> EDSModel:
+    """The parts of one detector's model."""
     low, high = _range(model)
     order = _order(names, "continuum_correction_")
     if order:
@@ -68,10 +81,7 @@ def switched_on(model: EDSModel, names: Sequence[str], spectrum: Curve) -> EDSMo
         response = response or Response()
         if response.pile_up is None:
             response = dataclasses.replace(response, pile_up=PileUp(_PILE_UP, spectrum))
-    detector = dataclasses.replace(detector, response=response)
-    whole = dataclasses.replace(model, detector=detector)
-    new = set(adjustables(whole)) - before
-    return whole.with_sources(dict.fromkeys(sorted(new), "default"))
+    return dataclasses.replace(model, detector=dataclasses.replace(detector, response=response))
 
 
 def _order(names: Sequence[str], start: str) -> int:

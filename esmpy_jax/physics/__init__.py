@@ -27,3 +27,5 @@ from ._response import Response as Response
 from ._response import SiliconEscape as SiliconEscape
 from ._scalars import Curve as Curve
 from ._scalars import Number as Number
+from ._stacked_axis import AnyEnergyAxis as AnyEnergyAxis
+from ._stacked_axis import StackedAxis as StackedAxis

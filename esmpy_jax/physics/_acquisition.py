@@ -62,6 +62,11 @@ class EnergyAxis(eqx.Module):
         return _energies(self.offset, self.gain, self.quadratic, channel)
 
     @property
+    def parts(self) -> "tuple[EnergyAxis, ...]":
+        """The axis itself, as that of the only detector."""
+        return (self,)
+
+    @property
     def centres(self) -> Float[Array, " channel"]:
         """The energy at the middle of each channel, in keV."""
         return self.at(jnp.arange(self.size, dtype=float))

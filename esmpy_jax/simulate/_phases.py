@@ -13,7 +13,7 @@ from .._basis import Basis, ColumnKind
 from .._checks import check
 from .._types import Weights
 from ..atomic import Composition, parse_element
-from ..model import EDSModel
+from ..model import EDSModel, ModelLike
 from ..physics import Number
 
 _AVOGADRO = 602.214076  # molecules per (g/mol) in one nm³ at 1 g/cm³
@@ -74,17 +74,26 @@ class Phase:
 
 
 def phase_weights(
-    model: EDSModel, phases: Sequence[Phase]
+    model: ModelLike, phases: Sequence[Phase]
 ) -> tuple[Float[np.ndarray, "column phase"], Basis]:
     """W of the phases in the canonical gauge, and the basis G it goes with.
 
     Element rows are atomic fractions (a split element's low lines carry its fraction too), stray
-    and continuum rows as the phase says, all per atom. Custom columns get zero.
+    and continuum rows as the phase says, all per atom and for each detector. Custom columns get
+    zero.
 
     Raises `InputError` when a phase holds an element that the model lacks, or stray elements or
     continuum weights that fit none of its columns.
     """
     check(len(phases) >= 1, "A simulation needs at least one phase; none was given.")
+    weights = np.zeros((len(model.columns), len(phases)))
+    for part, own in zip(model.parts, model.part_columns, strict=True):
+        weights[own] = _part_weights(part, phases)
+    return weights, _basis(model, jnp.asarray(weights, float))
+
+
+def _part_weights(model: EDSModel, phases: Sequence[Phase]) -> Float[np.ndarray, "column phase"]:
+    """W of one detector's columns."""
     base = [_emission_weights(model, phase) for phase in phases]
     weights = np.stack(base, axis=1)
     basis = _basis(model, jnp.asarray(weights, float))
@@ -96,11 +105,11 @@ def phase_weights(
         weights[continuum, i] = _continuum_weights(
             phase, sums[continuum, i], float(sums[element, i] @ weights[element, i])
         )
-    return weights, basis
+    return weights
 
 
 @eqx.filter_jit
-def _basis(model: EDSModel, weights: Weights) -> Basis:
+def _basis(model: ModelLike, weights: Weights) -> Basis:
     return model.basis(weights)
 
 

@@ -9,7 +9,8 @@ from jaxtyping import Array, Float, Key
 
 from .._checks import check
 from ..inference import GroundTruth, Provenance, SpectrumImage
-from ..model import EDSModel
+from ..inference._detectors import joined_provenance
+from ..model import EDSModel, ModelLike
 from ..physics import Acquisition, Number
 from ._phases import Phase, phase_weights
 from ._sampling import sample_counts
@@ -18,7 +19,7 @@ _MN_KA = 5.895  # keV
 
 
 def simulate(
-    model: EDSModel,
+    model: ModelLike,
     phases: Sequence[Phase],
     abundance: Float[Array, "phase y x"] | Float[np.ndarray, "phase y x"],
     counts_per_pixel: Number,
@@ -43,7 +44,7 @@ def simulate(
     **Arguments:**
 
     - `model`: gives G; with self-absorption each phase gets its own. `thickness` scales the dose
-      of atoms only, not the absorption.
+      of atoms only, not the absorption. A `JointModel` gives one image of all its detectors.
     - `abundance`: volume fractions of the phases, summing to one in each pixel.
     - `counts_per_pixel`: the mean over the image, > 0.
     - `key`: the same key gives the same counts.
@@ -101,20 +102,25 @@ def simulate(
         element_symbols=tuple(element.symbol for element in model.elements),
         phase_names=tuple(phase.name for phase in phases),
     )
-    acquisition = _acquisition(model)
+    acquisitions = [_acquisition(part) for part in model.parts]
+    records = [
+        _provenance(part, own, pixel_size, pixel_unit)
+        for part, own in zip(model.parts, acquisitions, strict=True)
+    ]
     return SpectrumImage(
         counts=counts,
         energy_axis=model.energy_axis,
-        acquisition=acquisition,
+        acquisition=acquisitions[0],
         pixel_size=(float(pixel_size[0]), float(pixel_size[1])),
         pixel_unit=pixel_unit,
         title=title,
-        provenance=_provenance(model, acquisition, pixel_size, pixel_unit),
+        provenance=joined_provenance(records),
         truth=truth,
+        further_acquisitions=tuple(acquisitions[1:]),
     )
 
 
-def _composition(model: EDSModel, phases: Sequence[Phase]) -> np.ndarray:
+def _composition(model: ModelLike, phases: Sequence[Phase]) -> np.ndarray:
     """Atomic fractions (element, phase) in the order of the model's elements."""
     columns = [
         [phase.fractions().get(element.atomic_number, 0.0) for element in model.elements]
