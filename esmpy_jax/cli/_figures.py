@@ -80,7 +80,7 @@ def line_labels(solution: Solution) -> list[tuple[float, str]]:
     beam = solution.parameters["beam energy"].value
     if not numbers or not isinstance(beam, int | float):
         return []
-    limits = (max(float(energy[0]), 0.1), float(energy[-1]))
+    limits = (max(float(energy.min()), 0.1), float(energy.max()))
     lines = emission_lines([int(z) for z in numbers], float(beam), limits)
     return _carrying(solution, strongest_lines(lines)) if len(lines) else []
 

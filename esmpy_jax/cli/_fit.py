@@ -17,7 +17,7 @@ from ._write import announce, write_results
 
 if TYPE_CHECKING:
     from ..inference import Solution, SpectrumImage
-    from ..model import ModelLike
+    from ..model import AnyModel
 
 _SOLVERS = {
     "coarse-to-fine": "CoarseToFine",
@@ -174,7 +174,7 @@ def decompose(
         model = with_sources(model, sources)
     limits = {"max_steps": max_steps, "tol": tol, "max_seconds": max_seconds}
 
-    def fitted(model: ModelLike) -> Solution:
+    def fitted(model: AnyModel) -> Solution:
         return run_fit(image, model, number, run, seed=seed, **limits, **options)
 
     refined = None
@@ -209,7 +209,7 @@ def fit(**options: Any) -> None:
 
 def run_fit(
     image: SpectrumImage,
-    model: ModelLike,
+    model: AnyModel,
     phases: int | Literal["auto"],
     run: Any,
     *,

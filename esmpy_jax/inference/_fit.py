@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from .._checks import check
-from ..model import ModelLike
+from ..model import AnyModel
 from ..objective import (
     AbstractConstraint,
     AbstractRegulariser,
@@ -49,7 +49,7 @@ from ._warnings import (
 
 def fit(
     image: SpectrumImage,
-    model: ModelLike,
+    model: AnyModel,
     n_phases: int | str,
     *,
     solver: AbstractSolver | CoarseToFine = CoarseToFine(),

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from .._checks import check
-from ..model import ModelLike
+from ..model import AnyModel
 from ..objective import AbstractCounts, as_counts, exposure_or_one, pool_counts
 from ..solve import BatchFactorisation
 from ._image import SpectrumImage
@@ -26,7 +26,7 @@ _OTHER = "The solution is not one of this image and model: it has other pixels o
 
 def fitted_counts(
     image: SpectrumImage | Batches,
-    model: ModelLike,
+    model: AnyModel,
     solution: Solution | BatchFactorisation | None,
     loss: str,
 ) -> tuple[AbstractCounts, Float[np.ndarray, "column phase"], Float[np.ndarray, "phase pixel"]]:
@@ -72,7 +72,7 @@ def fitted_counts(
     return counts, weights, as_bright(counts, endmembers, mean)
 
 
-def _check_channels(counts: AbstractCounts, model: ModelLike) -> None:
+def _check_channels(counts: AbstractCounts, model: AnyModel) -> None:
     check(
         model.energy_axis.size == counts.n_channels,
         f"The model has {model.energy_axis.size} channels but the image has "
@@ -90,7 +90,7 @@ def _factors(solution: Solution | BatchFactorisation) -> tuple[np.ndarray, np.nd
     return weights, maps, endmembers
 
 
-def _parts(batches: Batches, model: ModelLike) -> Iterator[AbstractCounts]:
+def _parts(batches: Batches, model: AnyModel) -> Iterator[AbstractCounts]:
     for item in batches() if callable(batches) else batches:
         counts = as_counts(item)
         _check_channels(counts, model)
@@ -100,7 +100,7 @@ def _parts(batches: Batches, model: ModelLike) -> Iterator[AbstractCounts]:
 
 def _gathered(
     batches: Batches,
-    model: ModelLike,
+    model: AnyModel,
     pool: Callable[[int, int], Int[np.ndarray, " pixel"]],
     n_pools: int,
 ) -> AbstractCounts:
@@ -118,7 +118,7 @@ def _gathered(
 
 
 def _one_phase(
-    counts: AbstractCounts, model: ModelLike
+    counts: AbstractCounts, model: AnyModel
 ) -> tuple[AbstractCounts, np.ndarray, np.ndarray]:
     """One spectrum with W by which every column that shows makes as many counts."""
     each = np.asarray(model.basis().matrix, np.float64).sum(0)

@@ -13,7 +13,7 @@ from .._basis import Basis, Column, ColumnKind
 from .._checks import check
 from .._types import Weights
 from ..atomic import Composition
-from ..model import ModelLike
+from ..model import AnyModel
 from ..solve import Factorisation, Fixed, GivenStart, Problem
 
 #: What `fit` takes for a composition: atoms of each element, a formula, or a `Composition`.
@@ -37,7 +37,7 @@ class KnownPhases:
     rows: Int[np.ndarray, " element"]
     n_columns: int
 
-    def record(self, model: ModelLike) -> dict[int, dict[str, float]]:
+    def record(self, model: AnyModel) -> dict[int, dict[str, float]]:
         """Atomic fractions by phase and element, as plain values for storage."""
         symbols = [element.symbol for element in model.elements]
         return {
@@ -115,7 +115,7 @@ class KnownPhases:
 
 def known_phases(
     compositions: Mapping[int | str, KnownComposition],
-    model: ModelLike,
+    model: AnyModel,
     n_phases: int,
     names: Sequence[str] | None,
 ) -> KnownPhases:
@@ -141,7 +141,7 @@ def known_phases(
 
 
 def atomic_fractions(
-    model: ModelLike, amounts: KnownComposition, what: str = "composition"
+    model: AnyModel, amounts: KnownComposition, what: str = "composition"
 ) -> Float[np.ndarray, " element"]:
     """Atomic fractions in the order of a model's elements.
 

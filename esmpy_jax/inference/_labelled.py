@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..model import ModelLike
+from ..model import AnyModel
 from ..objective import SumToOneAbundances, exposure_or_one
 from ..solve import Factorisation
 from . import _areal
@@ -32,7 +32,7 @@ BARREN = 1e-6
 
 def labelled(
     image: SpectrumImage,
-    model: ModelLike,
+    model: AnyModel,
     fine: Factorisation,
     judged: Factorisation,
     ended: str,

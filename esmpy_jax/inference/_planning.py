@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from .._basis import ColumnKind
 from .._checks import check
-from ..model import EDSModel, ModelLike
+from ..model import AnyModel, EDSModel
 from ..physics import Number
 from ._known import KnownComposition, atomic_fractions
 from ._tangents import parametrised, tangents
@@ -31,7 +31,7 @@ _FLAT = 0.1
 
 
 def expected_errors(
-    model: ModelLike,
+    model: AnyModel,
     composition: KnownComposition,
     counts: Number | Sequence[Number] | Float[np.ndarray, " dose"],
     *,
@@ -143,7 +143,7 @@ def _dose_of(sigma: np.ndarray, log_doses: np.ndarray, log_wanted: float) -> flo
 
 
 def _weights(
-    model: ModelLike, atoms: np.ndarray, continuum: float, stray: float
+    model: AnyModel, atoms: np.ndarray, continuum: float, stray: float
 ) -> Float[np.ndarray, "column one"]:
     """W of one phase that makes one count, in all detectors together."""
     weights = np.zeros((len(model.columns), 1))
@@ -152,7 +152,7 @@ def _weights(
     return weights / float(_sums(model, weights) @ weights[:, 0])
 
 
-def _sums(model: ModelLike, weights: np.ndarray) -> Float[np.ndarray, " column"]:
+def _sums(model: AnyModel, weights: np.ndarray) -> Float[np.ndarray, " column"]:
     """Counts of each column of G by these weights."""
     matrix = np.asarray(model.basis(jnp.asarray(weights, float)).matrix, np.float64)
     return matrix.reshape(-1, len(weights))[-model.energy_axis.size :].sum(0)

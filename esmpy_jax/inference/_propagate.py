@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from .._checks import check
-from ..model import AbstractPrior, ModelLike, Normal
+from ..model import AbstractPrior, AnyModel, Normal
 from ._image import SpectrumImage
 from ._pools import pooled_amounts
 from ._posterior import least_squares
@@ -23,7 +23,7 @@ else:
 
 def propagate(
     image: SpectrumImage,
-    model: ModelLike,
+    model: AnyModel,
     solution: Solution,
     refinement: Refinement | None = None,
 ) -> "xr.Dataset":

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 
 from .._checks import check
-from ..model import AbstractPrior, ModelLike, adjustables, switched_on
+from ..model import AbstractPrior, AnyModel, adjustables, switched_on
 from ..solve import BatchFactorisation
 from ._descent import descend
 from ._fitted_counts import Batches, fitted_counts
@@ -29,12 +29,12 @@ FIRST_LOOK = (
     "tail_relative_loss",
 )
 
-Parameters = Sequence[str] | Mapping[str, AbstractPrior | None] | ModelLike
+Parameters = Sequence[str] | Mapping[str, AbstractPrior | None] | AnyModel
 
 
 def refine(
     image: SpectrumImage | Batches,
-    model: ModelLike,
+    model: AnyModel,
     solution: Solution | BatchFactorisation | None = None,
     parameters: Parameters | None = None,
     *,
@@ -111,10 +111,10 @@ def refine(
 
 
 def _chosen(
-    model: ModelLike, parameters: Parameters | None, spectrum: np.ndarray
-) -> tuple[ModelLike, dict[str, AbstractPrior]]:
+    model: AnyModel, parameters: Parameters | None, spectrum: np.ndarray
+) -> tuple[AnyModel, dict[str, AbstractPrior]]:
     """The model with the parts that are asked for, and the prior of each parameter."""
-    if isinstance(parameters, ModelLike):
+    if isinstance(parameters, AnyModel):
         parameters = _of_filter(model, parameters)
     if parameters is None:
         absorbing, several = model.mass_thickness is not None, len(model.parts) > 1
@@ -154,7 +154,7 @@ def _chosen(
     return model, priors
 
 
-def _of_filter(model: ModelLike, spec: ModelLike) -> list[str]:
+def _of_filter(model: AnyModel, spec: AnyModel) -> list[str]:
     """Names of the leaves that are true in a filter."""
     marked = jax.tree.map(
         lambda flag, part: jax.tree.map(lambda leaf: jnp.full(jnp.shape(leaf), bool(flag)), part),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from ..model import ModelLike, adjustables
+from ..model import AnyModel, adjustables
 from ..objective import AbstractCounts, exposure_or_one
 from ._posterior import posterior
 from ._quantify import phase_composition
@@ -73,7 +73,7 @@ class Refinement:
         `counts_sum(energy)`, `fit_sum(energy)` and `fit_sum_before(energy)`.
     """
 
-    model: ModelLike
+    model: AnyModel
     parameters: Mapping[str, RefinedParameter]
     correlation: Float[np.ndarray, "parameter parameter"]
     deviance_before: float

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._types import Endmembers, Weights
-from ..model import AbstractPrior, ModelLike, adjustables, adjusted
+from ..model import AbstractPrior, AnyModel, adjustables, adjusted
 
 #: Directions that are followed together.
 _TOGETHER = 8
@@ -25,11 +25,11 @@ class Parametrised(eqx.Module):
     shares the compiled programs.
     """
 
-    model: ModelLike
+    model: AnyModel
     priors: tuple[AbstractPrior, ...]
     names: tuple[str, ...] = eqx.field(static=True)
 
-    def at(self, coordinates: Float[Array, " parameter"]) -> ModelLike:
+    def at(self, coordinates: Float[Array, " parameter"]) -> AnyModel:
         """The model at u."""
         values = {
             name: prior.value(coordinates[i])
@@ -39,7 +39,7 @@ class Parametrised(eqx.Module):
 
 
 def parametrised(
-    model: ModelLike, priors: Mapping[str, AbstractPrior] | None = None
+    model: AnyModel, priors: Mapping[str, AbstractPrior] | None = None
 ) -> tuple[Parametrised, Float[np.ndarray, " parameter"]]:
     """Every parameter of a model with its prior, the usual one by default, and the model's u.
 

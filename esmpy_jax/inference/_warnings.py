@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ..model import ModelLike, efficiency_names
+from ..model import AnyModel, efficiency_names
 from ..physics._stacked_axis import detector_numbers, of_detector
 from ..solve import RESULTS, Factorisation
 from . import _areal
@@ -48,7 +48,7 @@ def of_convergence(fine: Factorisation, judged: Factorisation, ended: str) -> li
     return out if fine.converged else [*out, f"The fit did not converge: {sentence(fine)}"]
 
 
-def of_inputs(image: SpectrumImage, model: ModelLike) -> list[str]:
+def of_inputs(image: SpectrumImage, model: AnyModel) -> list[str]:
     """What stood in for quantities that nobody gave, and pixels that hold nothing."""
     out = []
     straight = [model.named("energy_quadratic", i) for i in range(len(model.parts))]
@@ -78,7 +78,7 @@ def of_inputs(image: SpectrumImage, model: ModelLike) -> list[str]:
 
 
 def of_dose(
-    model: ModelLike,
+    model: AnyModel,
     parameters: Mapping[str, Provenance],
     mass_thickness: Float[np.ndarray, "y x"] | None,
     pixel_counts: Float[np.ndarray, "y x"],
@@ -98,7 +98,7 @@ def of_dose(
     ]
 
 
-def unknown_tilts(image: SpectrumImage, model: ModelLike) -> list[str]:
+def unknown_tilts(image: SpectrumImage, model: AnyModel) -> list[str]:
     """A sentence where absorption rests on a take-off angle for which a tilt was taken as zero."""
     told = []
     for known, part in zip(image.acquisitions, model.parts, strict=False):
@@ -129,7 +129,7 @@ def deviance_per_channel(
 
 
 def of_misfit(
-    model: ModelLike,
+    model: AnyModel,
     counts_sum: Float[np.ndarray, " channel"],
     fit_sum: Float[np.ndarray, " channel"],
 ) -> list[str]:
@@ -148,7 +148,7 @@ def of_misfit(
     while len(places) < _NAMED and size.max() >= _CLEAR:
         worst = int(np.argmax(size))
         place = f"{energy[worst]:.2f} keV"
-        places.append(of_detector(place, number[worst]) if several else place)
+        places.append(of_detector(place, int(number[worst])) if several else place)
         size[np.abs(energy - energy[worst]) <= 2 * width[worst]] = 0.0
     where = f", the most at {_listed(places)}" if places else ""
     return [

@@ -5,8 +5,8 @@ from ._adjustable import adjustables as adjustables
 from ._adjustable import adjusted as adjusted
 from ._adjustable import efficiency_names as efficiency_names
 from ._forward import forward as forward
+from ._joint import AnyModel as AnyModel
 from ._joint import JointModel as JointModel
-from ._like import ModelLike as ModelLike
 from ._model import EDSModel as EDSModel
 from ._model import ImageLike as ImageLike
 from ._parameters import Parameter as Parameter

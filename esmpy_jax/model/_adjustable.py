@@ -11,7 +11,6 @@ from .._checks import InputError
 from .._types import Scalar
 from ..physics import CorrectedBremsstrahlung, CorrectedEfficiency, LayeredEfficiency
 from ..physics._scalars import ScalarLike
-from ._like import ModelLike
 from ._priors import AbstractPrior, LogitNormal, LogNormal, Normal
 
 _EV_PER_KEV = 1e3
@@ -77,7 +76,7 @@ def _between(low: float, high: float, sd: float) -> Callable[[float], AbstractPr
     return lambda value: LogitNormal(value, sd, low, high)
 
 
-def adjustables(model: ModelLike) -> dict[str, Adjustable]:
+def adjustables(model: Any) -> dict[str, Adjustable]:
     """Every physical parameter that a model has, by name."""
     return model.adjustables()
 
@@ -140,7 +139,7 @@ def _of_lines(corrections: Any) -> dict[str, Adjustable]:
     return found
 
 
-def efficiency_names(model: ModelLike) -> tuple[str, ...]:
+def efficiency_names(model: Any) -> tuple[str, ...]:
     """Parameters of the efficiency of the detector, or of each one."""
     return tuple(
         model.named(name, i)

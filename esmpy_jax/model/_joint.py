@@ -292,6 +292,11 @@ class JointModel(eqx.Module):
         return {n: p._replace(source=told.get(n, p.source)) for n, p in found.items()}
 
 
+#: A model of one detector or of several: what fits, refinements and figures take. Both have the
+#: fields, properties and methods of a `JointModel` but for `detectors` and `sensitivity`.
+AnyModel = EDSModel | JointModel
+
+
 def _bare(part: EDSModel) -> EDSModel:
     """Without what the detectors share."""
     return dataclasses.replace(part, mass_thickness=None, line_corrections=None)

@@ -18,7 +18,7 @@ from ..physics import (
 )
 from ..physics._stacked_axis import channels
 from ._adjustable import adjustables
-from ._like import ModelLike
+from ._joint import AnyModel
 from ._model import EDSModel
 
 #: Where an unknown share of piled-up photons starts.
@@ -27,7 +27,7 @@ _PILE_UP = 1e-3
 _TAIL = ("tail_depth", "shelf_depth", "tail_relative_loss")
 
 
-def switched_on(model: ModelLike, names: Sequence[str], spectrum: Curve) -> ModelLike:
+def switched_on(model: AnyModel, names: Sequence[str], spectrum: Curve) -> AnyModel:
     """The model with every part that has a parameter of these names.
 
     - "continuum_correction_1", "_2", ... and "efficiency_correction_1", ...: smooth factors of as

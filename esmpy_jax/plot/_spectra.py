@@ -16,6 +16,7 @@ from ._style import (
     SOFT,
     LineLabels,
     Number,
+    detectors,
     need,
     new_figure,
     phase_colour,
@@ -41,6 +42,8 @@ def plot_spectra(
 ) -> Figure:
     """The counts of the whole scan, the fit, each phase's part of it, and what is left.
 
+    Of each detector on its own, where there are several.
+
     The fit is the sum of the phases' parts, `fit_sum(energy, phase)` (or, without it,
     `spectra[:, p] sum_yx H[p]`); below it the residual `(counts - fit) / sqrt(fit)`
     in standard deviations of a Poisson count, larger ones at the edge as triangles.
@@ -56,25 +59,21 @@ def plot_spectra(
     """
     need(dataset, "counts_sum")
     check_scale(scale)
-    energy, inside = energies(dataset, energy_range)
-    counts = values(dataset, "counts_sum", "energy")[inside]
-    shares = _phase_counts(dataset)[inside]
-    fit = shares.sum(1)
     titles = phase_names(dataset, names)
-
-    figure = new_figure(WIDTH, 6.4)
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3.4, 1))
-    top.fill_between(energy, counts, step="mid", color=PALE, linewidth=0, label="counts")
-    for i, name in enumerate(titles):
-        percent = 100 * shares[:, i].sum() / max(fit.sum(), 1e-300)
-        label = f"{name} ({percent:.3g} % of the counts)"
-        top.plot(energy, shares[:, i], color=phase_colour(i), linewidth=1.3, label=label)
-    top.plot(energy, fit, color=INK, linewidth=0.9, label="fit")
-    gain = float(energy[1] - energy[0]) if len(energy) > 1 else 0.0
-    top.set_xlim(energy[0] - gain / 2, energy[-1] + gain / 2)
-    set_height(top, scale, np.maximum(counts, fit), shares)
-    top.set_ylabel(per_channel("counts", gain))
-    handles, labels = top.get_legend_handles_labels()
+    own = detectors(dataset)
+    shown = [_phase_counts(part)[energies(part, energy_range)[1]] for _, part in own]
+    shares = np.concatenate(shown).sum(0)
+    percent = 100 * shares / max(shares.sum(), 1e-300)
+    labels = [
+        f"{name} ({share:.3g} % of the counts)" for name, share in zip(titles, percent, strict=True)
+    ]
+    figure = new_figure(WIDTH, 1.0 + 5.4 * len(own))
+    grid = figure.subplots(2 * len(own), 1, height_ratios=(3.4, 1) * len(own))
+    for i, (title, part) in enumerate(own):
+        _summed(grid[2 * i], grid[2 * i + 1], part, labels, title, lines, scale, energy_range)
+        if i < len(own) - 1:
+            grid[2 * i + 1].set_xlabel("")
+    handles, labels = grid[0].get_legend_handles_labels()
     order = [labels.index("counts"), labels.index("fit"), *range(1, len(labels) - 1)]
     figure.legend(
         [handles[i] for i in order],
@@ -82,14 +81,46 @@ def plot_spectra(
         loc="outside lower center",
         ncols=_legend_columns([labels[i] for i in order]),
     )
+    figure.align_ylabels(list(grid))
+    return figure
+
+
+def _summed(
+    top: Axes,
+    bottom: Axes,
+    dataset: xr.Dataset,
+    labels: Sequence[str],
+    title: str,
+    lines: LineLabels,
+    scale: str,
+    energy_range: tuple[Number, Number] | None,
+) -> None:
+    """One detector's summed spectrum with its fit, and what is left."""
+    energy, inside = energies(dataset, energy_range)
+    counts = values(dataset, "counts_sum", "energy")[inside]
+    shares = _phase_counts(dataset)[inside]
+    fit = shares.sum(1)
+    bottom.sharex(top)
+    top.fill_between(energy, counts, step="mid", color=PALE, linewidth=0, label="counts")
+    for i, label in enumerate(labels):
+        top.plot(energy, shares[:, i], color=phase_colour(i), linewidth=1.3, label=label)
+    top.plot(energy, fit, color=INK, linewidth=0.9, label="fit")
+    gain = float(energy[1] - energy[0]) if len(energy) > 1 else 0.0
+    top.set_xlim(energy[0] - gain / 2, energy[-1] + gain / 2)
+    set_height(top, scale, np.maximum(counts, fit), shares)
+    top.set_ylabel(per_channel("counts", gain))
     top.tick_params(labelbottom=False)
+    name_detector(top, title)
     residuals(bottom, energy, counts, fit)
     tick_energy(bottom)
     least = 0.01 * float(fit.max()) if scale == "linear" else 0.0
     shown = visible_lines(lines, energy, fit, least=least)
     label_lines(top, shown, energy, np.maximum(counts, fit), size=_SIZE)
-    figure.align_ylabels([top, bottom])
-    return figure
+
+
+def name_detector(axes: Axes, title: str) -> None:
+    """Which detector the axes are of, in their corner."""
+    axes.text(0.995, 0.97, title, transform=axes.transAxes, ha="right", va="top", fontweight="bold")
 
 
 @styled
@@ -103,39 +134,48 @@ def plot_phase_spectra(
 ) -> Figure:
     """One panel for each phase's own spectrum G W, normalised to sum one, with its composition.
 
+    For each phase one of each detector, where there are several.
+
     Arguments as in `plot_spectra`; in each panel only lines that show as a peak there are
     labelled.
     """
     need(dataset, "spectra")
     check_scale(scale)
-    energy, inside = energies(dataset, energy_range)
-    spectra = values(dataset, "spectra", "energy", "phase")[inside]
-    spectra = spectra / np.maximum(spectra.sum(0), 1e-300)
-    titles = phase_names(dataset, names)
-    figure = new_figure(WIDTH, 0.7 + 2.5 * len(titles))
-    grid = figure.subplots(len(titles), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
-    gain = float(energy[1] - energy[0]) if len(energy) > 1 else 0.0
-    grid[0].set_xlim(energy[0] - gain / 2, energy[-1] + gain / 2)
-    set_height(grid[0], scale, spectra, spectra)
-    for i, (axes, title) in enumerate(zip(grid, titles, strict=True)):
+    titles, own = phase_names(dataset, names), detectors(dataset)
+    panels = [(i, *one) for i in range(len(titles)) for one in own]
+    figure = new_figure(WIDTH, 0.7 + 2.5 * len(panels))
+    grid = figure.subplots(len(panels), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    drawn = []
+    for i, _, part in panels:
+        energy, inside = energies(part, energy_range)
+        spectrum = values(part, "spectra", "energy", "phase")[inside, i]
+        drawn.append((energy, spectrum / max(spectrum.sum(), 1e-300)))
+    gain = float(drawn[0][0][1] - drawn[0][0][0])
+    ends = [energy[[0, -1]] for energy, _ in drawn]
+    grid[0].set_xlim(np.min(ends) - gain / 2, np.max(ends) + gain / 2)
+    every = np.concatenate([spectrum for _, spectrum in drawn])
+    set_height(grid[0], scale, every, every)
+    for axes, (i, detector, part), (energy, spectrum) in zip(grid, panels, drawn, strict=True):
         colour = phase_colour(i)
-        axes.fill_between(energy, spectra[:, i], color=colour, alpha=0.18, linewidth=0)
-        axes.plot(energy, spectra[:, i], color=colour, linewidth=1.2)
-        least = 0.01 * float(spectra.max()) if scale == "linear" else 0.0
-        shown = visible_lines(lines, energy, spectra[:, i], least=least)
-        label_lines(axes, shown, energy, spectra[:, i], size=_PANEL)
+        axes.fill_between(energy, spectrum, color=colour, alpha=0.18, linewidth=0)
+        axes.plot(energy, spectrum, color=colour, linewidth=1.2)
+        least = 0.01 * float(every.max()) if scale == "linear" else 0.0
+        shown = visible_lines(lines, energy, spectrum, least=least)
+        label_lines(axes, shown, energy, spectrum, size=_PANEL)
+        title = ", ".join(filter(None, (titles[i], detector)))
         axes.text(
             0.995, 0.95, title, transform=axes.transAxes, ha="right", va="top", color=colour,
             fontweight="bold", fontsize=12,
         )  # fmt: skip
         axes.text(
-            0.995, 0.80, _composition_text(dataset, i), transform=axes.transAxes, ha="right",
+            0.995, 0.80, _composition_text(part, i), transform=axes.transAxes, ha="right",
             va="top", fontsize=9.5, zorder=3,
             bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5},
         )  # fmt: skip
     grid[-1].set_xlabel("energy (keV)")
     tick_energy(grid[-1])
-    figure.supylabel(per_channel("share of the phase's counts", gain), fontsize=11)
+    what = "share of the phase's counts" + " in the detector" * (len(own) > 1)
+    figure.supylabel(per_channel(what, gain), fontsize=11)
     return figure
 
 

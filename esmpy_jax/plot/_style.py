@@ -92,6 +92,17 @@ def phase_names(dataset: xr.Dataset, names: Sequence[str] | None = None) -> list
     return [f"Phase {i + 1}" for i in range(n)]
 
 
+def detectors(dataset: xr.Dataset) -> list[tuple[str, xr.Dataset]]:
+    """The channels of each detector with words for it, empty where there is one."""
+    if "detector" not in dataset.coords:
+        return [("", dataset)]
+    number = dataset["detector"].values
+    return [
+        (f"detector {k}", dataset.isel(energy=np.flatnonzero(number == k)))
+        for k in dict.fromkeys(number)
+    ]
+
+
 def need(dataset: xr.Dataset, *names: str) -> None:
     """Raise `InputError` when the dataset lacks a variable that the figure shows."""
     for name in names:

@@ -13,7 +13,7 @@ from .._basis import Basis, ColumnKind
 from .._checks import check
 from .._types import Weights
 from ..atomic import Composition, parse_element
-from ..model import EDSModel, ModelLike
+from ..model import AnyModel, EDSModel
 from ..physics import Number
 
 _AVOGADRO = 602.214076  # molecules per (g/mol) in one nm³ at 1 g/cm³
@@ -74,7 +74,7 @@ class Phase:
 
 
 def phase_weights(
-    model: ModelLike, phases: Sequence[Phase]
+    model: AnyModel, phases: Sequence[Phase]
 ) -> tuple[Float[np.ndarray, "column phase"], Basis]:
     """W of the phases in the canonical gauge, and the basis G it goes with.
 
@@ -109,7 +109,7 @@ def _part_weights(model: EDSModel, phases: Sequence[Phase]) -> Float[np.ndarray,
 
 
 @eqx.filter_jit
-def _basis(model: ModelLike, weights: Weights) -> Basis:
+def _basis(model: AnyModel, weights: Weights) -> Basis:
     return model.basis(weights)
 
 

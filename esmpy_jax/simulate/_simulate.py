@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key
 from .._checks import check
 from ..inference import GroundTruth, Provenance, SpectrumImage
 from ..inference._detectors import joined_provenance
-from ..model import EDSModel, ModelLike
+from ..model import AnyModel, EDSModel
 from ..physics import Acquisition, Number
 from ._phases import Phase, phase_weights
 from ._sampling import sample_counts
@@ -19,7 +19,7 @@ _MN_KA = 5.895  # keV
 
 
 def simulate(
-    model: ModelLike,
+    model: AnyModel,
     phases: Sequence[Phase],
     abundance: Float[Array, "phase y x"] | Float[np.ndarray, "phase y x"],
     counts_per_pixel: Number,
@@ -120,7 +120,7 @@ def simulate(
     )
 
 
-def _composition(model: ModelLike, phases: Sequence[Phase]) -> np.ndarray:
+def _composition(model: AnyModel, phases: Sequence[Phase]) -> np.ndarray:
     """Atomic fractions (element, phase) in the order of the model's elements."""
     columns = [
         [phase.fractions().get(element.atomic_number, 0.0) for element in model.elements]
