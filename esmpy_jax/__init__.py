@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .inference import Solution as Solution
     from .inference import SpectrumImage as SpectrumImage
     from .inference import ambiguities as ambiguities
+    from .inference import bootstrap as bootstrap
     from .inference import count_phases as count_phases
     from .inference import fit as fit
     from .inference import held_out_losses as held_out_losses
@@ -126,6 +127,7 @@ _NAMES = {
         "Solution",
         "SpectrumImage",
         "ambiguities",
+        "bootstrap",
         "count_phases",
         "fit",
         "held_out_losses",

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from esmpy_jax._checks import InputError
-from esmpy_jax.simulate import _sampling, sample_counts
+from esmpy_jax.objective import _sampling
+from esmpy_jax.simulate import sample_counts
 
 D = np.array([[0.5, 0.0], [0.3, 0.1], [0.0, 0.0], [0.2, 0.9], [0.0, 0.4]])
 H = np.array([[4.0, 0.0, 20.0, 1.0, 0.0, 0.5], [0.0, 0.0, 30.0, 2.0, 1.0, 7.0]])

@@ -4,6 +4,7 @@ from ._areal import atoms_per_area as atoms_per_area
 from ._areal import mass_thickness as mass_thickness
 from ._areal import thickness as thickness
 from ._areal import with_mass_thickness as with_mass_thickness
+from ._bootstrap import bootstrap as bootstrap
 from ._choices import Choices as Choices
 from ._coarse import CoarseToFine as CoarseToFine
 from ._detectors import join_detectors as join_detectors

@@ -3,7 +3,7 @@
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from .._arrays import as_floats, on_device
 from .._types import Abundances, Endmembers
@@ -82,14 +82,27 @@ def refit(
     """
     pools, shares = bins.pooled(counts, np.asarray(maps))
     errors = share_errors(pools, fit.basis.endmembers(fit.weights), shares)
-    least = np.minimum(level * errors, MOST_ABSENT)
-    absent = (shares < least) & (shares < shares.max(0))
+    absent = is_absent(shares, errors, level)
     kept = np.where(absent, 0.0, np.maximum(shares, 1e-3))
     start = GivenStart(fit.weights, kept / kept.sum(0))
+    penalty = pool_penalty(pools, shares, purities)
+    return job.binned(pools, start, penalty, max_steps, absent, resume=True)
+
+
+def is_absent(
+    shares: Float[np.ndarray, "phase pool"], errors: Float[np.ndarray, "phase pool"], level: float
+) -> Bool[np.ndarray, "phase pool"]:
+    """Where a share counts as none: below `level` errors and a tenth, and not the largest."""
+    return (shares < np.minimum(level * errors, MOST_ABSENT)) & (shares < shares.max(0))
+
+
+def pool_penalty(
+    pools: AbstractCounts, shares: Float[np.ndarray, "phase pool"], purities: tuple[float, float]
+) -> LogSparsity:
+    """The penalty on small shares; see `refit` for `purities`."""
     anchored = (pure_counts(pools, shares) >= ENOUGH).all()
     seen = on_device(np.asarray(exposure_or_one(pools)).ravel() > 0)
-    penalty = LogSparsity(purities[0 if anchored else 1], SMALL_SHARE, seen)
-    return job.binned(pools, start, penalty, max_steps, absent, resume=True)
+    return LogSparsity(purities[0 if anchored else 1], SMALL_SHARE, seen)
 
 
 def share_errors(
@@ -101,7 +114,14 @@ def share_errors(
     the pool's counts hold on its abundances, at the given shares.
     """
     h = as_floats(np.maximum(shares, 1e-4))
-    a = np.asarray(_share_information(counts, endmembers, h), np.float64)
+    return errors_by(np.asarray(_share_information(counts, endmembers, h), np.float64), shares)
+
+
+def errors_by(
+    information: Float[np.ndarray, "phase phase pool"], shares: Float[np.ndarray, "phase pool"]
+) -> Float[np.ndarray, "phase pool"]:
+    """The same from the information A."""
+    a = information
     largest, pools = shares.argmax(0), np.arange(shares.shape[1])
     own = np.einsum("aab->ab", a)
     known = own - 2 * a[:, largest, pools] + own[largest, pools]

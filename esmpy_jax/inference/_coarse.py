@@ -103,6 +103,13 @@ class CoarseToFine(eqx.Module):
         """The smallest factor that is tried, unless smaller bins turn out to be better."""
         return choose_factor(counts, self.factor, self.counts_per_bin, self.max_bins)
 
+    def purities_used(self, choices: Choices | None) -> tuple[float, float]:
+        """The penalty on pools where each phase has nearly pure ones, and where one has none."""
+        chosen = (self.purity or 0.0) if choices is None else choices.purity
+        if self.purity is not None or choices is None:
+            return chosen, chosen
+        return min(self.purities), chosen
+
     def __call__(
         self,
         counts: AbstractCounts,
@@ -251,7 +258,6 @@ class CoarseToFine(eqx.Module):
         start = bins.at_full_resolution(coarse.abundances, choices.factor, 0.01)
         fine = job.maps(whole, coarse, start, regulariser)
         if choices.absent_below > 0:
-            least = choices.purity if self.purity is not None else min(self.purities)
             coarse = refit(
                 job,
                 bins,
@@ -259,7 +265,7 @@ class CoarseToFine(eqx.Module):
                 coarse,
                 fine.abundances,
                 choices.absent_below,
-                (least, choices.purity),
+                self.purities_used(choices),
                 steps,
             )
             fine = job.maps(whole, coarse, floored(fine.abundances), regulariser)

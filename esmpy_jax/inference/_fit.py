@@ -216,6 +216,7 @@ def fit(
         "compositions": given_compositions,
         "phase_number": None if number is None else dataclasses.asdict(number),
         "choices": None if choices is None else dataclasses.asdict(choices),
+        "purities": solver.purities_used(choices) if isinstance(solver, CoarseToFine) else None,
         "max_steps": max_steps,
         "tol": tol,
         "max_seconds": max_seconds,

@@ -56,6 +56,16 @@ class RefinedParameter:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class End:
+    """Where a refinement ended: what was fitted by what, with which coordinates `moved`."""
+
+    counts: AbstractCounts
+    parametrised: Parametrised
+    found: Found
+    moved: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Refinement:
     """What `refine` found.
 
@@ -86,6 +96,7 @@ class Refinement:
     loss: str
     trace: tuple[float, ...]
     _made: tuple[Any, ...]
+    _end: End
 
     @property
     def values(self) -> dict[str, float]:
@@ -184,6 +195,7 @@ def refinement(
         loss=loss,
         trace=after.trace,
         _made=parts,
+        _end=End(counts, parametrised, after, tuple(moved)),
     )
 
 

@@ -28,6 +28,7 @@ from ._resample import Places as Places
 from ._resample import find_places as find_places
 from ._resample import resample as resample
 from ._resample import thin as thin
+from ._sampling import sample_counts as sample_counts
 from ._sparse import SparseCounts as SparseCounts
 from ._sparsity import LogSparsity as LogSparsity
 from ._sparsity import RegionalSparsity as RegionalSparsity

@@ -11,9 +11,9 @@ from .._checks import check
 from ..inference import GroundTruth, Provenance, SpectrumImage
 from ..inference._detectors import joined_provenance
 from ..model import AnyModel, EDSModel
+from ..objective import sample_counts
 from ..physics import Acquisition, Number
 from ._phases import Phase, phase_weights
-from ._sampling import sample_counts
 
 _MN_KA = 5.895  # keV
 

@@ -35,6 +35,7 @@ def solve_batch(
     tol: float = 0.1,
     batch_size: int | None = None,
     memory_gb: float = 2.0,
+    resume: bool = False,
 ) -> list[Factorisation]:
     """`solve` for several fits of the same shapes, in one compiled program.
 
@@ -42,7 +43,7 @@ def solve_batch(
         are held once, the others are stacked; so make them with `dataclasses.replace`, and
         bootstraps with `resample`.
     - `weights`, `abundances`: where each fit starts.
-    - `max_steps`, `tol`: see `solve`. A fit that is done changes no more, whatever the others do.
+    - `max_steps`, `tol`, `resume`: see `solve`. A fit that is done changes no more, whatever the others do.
     - `batch_size`: how many fits go side by side, by `vmap`; one such group follows another. 1 is
         one fit after another. `None` takes as many as fit into `memory_gb` by `fit_bytes`, in
         groups of about equal size.
@@ -76,6 +77,7 @@ def solve_batch(
         trace_room(solver, max_steps),
         jnp.array(max_steps),
         jnp.array(tol, float),
+        resume,
     )
     seconds = time.perf_counter() - began
     return [
@@ -85,14 +87,14 @@ def solve_batch(
 
 
 @eqx.filter_jit
-def _run(shared, own, solver, weights, abundances, groups, room, max_steps, tol):
+def _run(shared, own, solver, weights, abundances, groups, room, max_steps, tol, resume):
     """The final states of all fits; the groups go one after another, a group side by side."""
     side_by_side = groups.shape[1] > 1
 
     def one(i):
         own_i, w, h = jax.tree.map(lambda x: x[i], (own, weights, abundances))
         problem = eqx.combine(shared, own_i)
-        state = start_state(problem, solver, w, h, room)
+        state = start_state(problem, solver, w, h, room, resume)
         state = advance(problem, solver, state, max_steps, tol, _AXIS if side_by_side else None)
         return eqx.tree_at(lambda s: s.solver_state, state, None, is_leaf=lambda x: x is None)
 

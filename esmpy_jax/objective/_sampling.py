@@ -1,4 +1,4 @@
-"""Poisson sampling of G W H photon by photon, without a dense array of expectations."""
+"""Poisson sampling of D H photon by photon, without a dense array of expectations."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Float, Key
 
 from .._checks import check
-from ..objective import AbstractCounts, counts_from_coo
+from ._build import Storage, counts_from_coo
+from ._counts import AbstractCounts
 
 _ENTRIES = 2**22  # channels × pixels, and about the photons, of one tile
 # Random numbers are drawn in blocks of a fixed shape, so that JAX compiles each draw once.
@@ -20,6 +21,7 @@ def sample_counts(
     *,
     key: Key[jax.Array, ""],
     scan_shape: tuple[int, ...] | None = None,
+    storage: Storage = "auto",
 ) -> AbstractCounts:
     """Counts with independent Poisson distributions of mean `endmembers @ abundances`.
 
@@ -29,7 +31,7 @@ def sample_counts(
     channel, at the cost of the photons instead of the channels. Pixels are taken in tiles of at
     most a few million channels, so memory does not grow with the image, only with its counts.
 
-    The same key gives the same counts with 64-bit types on and off, up to rare ties in rounding.
+    `storage` is that of `as_counts`. The same key gives the same counts with 64-bit types on and off, up to rare ties in rounding.
 
     Raises `InputError` when D or H holds negative or non-finite values.
     """
@@ -67,6 +69,7 @@ def sample_counts(
         value,
         scan_shape=(n_pixels,) if scan_shape is None else tuple(scan_shape),
         n_channels=n_channels,
+        storage=storage,
     )
 
 
