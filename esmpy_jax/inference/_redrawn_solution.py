@@ -39,7 +39,10 @@ from ._solution import Solution
 #: Least share of a phase in a pixel with which a fit begins.
 _FLOOR = 1e-3
 
-#: What a fit is called in the settings of a solution, by what replaces it here.
+#: Least entry of W with which a fit begins, in its standard errors.
+_OFF_ZERO = 0.1
+
+#: Constraints as the settings of a solution call them, and what is asked of a draw.
 _CONSTRAINTS = {
     "Unconstrained": Unconstrained,
     "SumToOneWeights": SumToOneWeights,
@@ -59,7 +62,7 @@ class Redrawn(NamedTuple):
 class _Fitted:
     """A solution in the gauge of its constraint: what is drawn from, and what is fitted.
 
-    - `weights`, `abundances`: where each fit begins. `mean`: H of what is drawn from.
+    - `weights`, `mean`: W and H of what is drawn from. `start`, `abundances`: where a fit begins.
     - `exposure`: of each pixel or pool; `by_counts`: whether it follows the counts of a draw.
     - `pooled`: whether pixels are pools.
     """
@@ -68,6 +71,7 @@ class _Fitted:
     constraint: AbstractConstraint
     regulariser: AbstractRegulariser
     weights: Float[np.ndarray, "column phase"]
+    start: Float[np.ndarray, "column phase"]
     abundances: Float[np.ndarray, "phase pixel"]
     mean: Float[np.ndarray, "phase pixel"]
     exposure: Float[np.ndarray, " pixel"]
@@ -96,7 +100,7 @@ def redraw_solution(
     draw = _Drawing(fitted)
     first = _problem(fitted, draw(keys[:1])[0])
     n_phases = fitted.weights.shape[1]
-    start = as_floats(fitted.weights), as_floats(fitted.abundances)
+    start = as_floats(fitted.start), as_floats(fitted.abundances)
     one = fit_bytes(first, n_phases) + sum(x.nbytes for x in jax.tree.leaves(first.counts))
     n_groups = -(-len(keys) // max(int(memory_gb * 2**30 // one), 1))
     size = -(-len(keys) // n_groups)  # of all groups, so that they share a program
@@ -138,20 +142,24 @@ def _fitted(
     maps = data["H"].values.reshape(len(data["phase"]), -1).astype(np.float64)
     dose = data["exposure"].values.ravel().astype(np.float64)
     summed = bool(data.attrs["sum_to_one"])
+    plane = data["H_plane"].values
     if summed:
-        plane = data["H_plane"].values
         weights, maps = weights / plane[None, :], maps * plane[:, None]
         total = maps.sum(0)
         maps = np.where(total > 0, maps / np.where(total > 0, total, 1.0), 1 / len(maps))
         dose = dose * total
     variance = np.diag(data["W_covariance"].values).reshape(weights.shape)
     fixed_weights = np.where(variance == 0, weights, np.nan)
+    # nothing leads away from a zero that is exact
+    least = _OFF_ZERO * np.sqrt(np.nan_to_num(np.maximum(variance, 0.0)))
+    least = least / plane[None, :] if summed else least
     given = data["H_free"].values.reshape(maps.shape) == -1
     common = _Fitted(
         solution.basis,
         _CONSTRAINTS[name](),
         NoRegulariser() if regulariser is None else regulariser,
         weights,
+        np.maximum(weights, least),
         maps,
         maps,
         dose,
@@ -236,11 +244,16 @@ def _extended(
     )
     basis = known.extended(fitted.basis)
     assert isinstance(basis, Basis)
-    start = known.started(GivenStart(fitted.weights, fitted.abundances))
+
+    def longer_weights(weights):
+        start = known.started(GivenStart(weights, fitted.abundances))
+        return np.asarray(start.weights, np.float64)
+
     longer = dataclasses.replace(
         fitted,
         basis=basis,
-        weights=np.asarray(start.weights, np.float64),
+        weights=longer_weights(fitted.weights),
+        start=longer_weights(fitted.start),
         fixed_weights=known.fixed(fitted.fixed_weights),
     )
     return longer, lambda weights: known.plain(weights)

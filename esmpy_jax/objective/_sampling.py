@@ -31,7 +31,8 @@ def sample_counts(
     channel, at the cost of the photons instead of the channels. Pixels are taken in tiles of at
     most a few million channels, so memory does not grow with the image, only with its counts.
 
-    `storage` is that of `as_counts`. The same key gives the same counts with 64-bit types on and off, up to rare ties in rounding.
+    The same key gives the same counts with 64-bit types on and off, up to rare ties in rounding.
+    `storage` is that of `as_counts`.
 
     Raises `InputError` when D or H holds negative or non-finite values.
     """

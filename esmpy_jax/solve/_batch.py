@@ -43,7 +43,8 @@ def solve_batch(
         are held once, the others are stacked; so make them with `dataclasses.replace`, and
         bootstraps with `resample`.
     - `weights`, `abundances`: where each fit starts.
-    - `max_steps`, `tol`, `resume`: see `solve`. A fit that is done changes no more, whatever the others do.
+    - `max_steps`, `tol`, `resume`: see `solve`. A fit that is done changes no more, whatever the
+        others do.
     - `batch_size`: how many fits go side by side, by `vmap`; one such group follows another. 1 is
         one fit after another. `None` takes as many as fit into `memory_gb` by `fit_bytes`, in
         groups of about equal size.
