@@ -48,6 +48,14 @@ def test_a_known_composition_is_kept_and_its_phase_found(image, model):
     truth = np.asarray(image.truth.abundance).reshape(3, -1)
     found = solution.abundance.reshape(3, -1)
     assert np.corrcoef(truth[2], found[1])[0, 1] > 0.95
+    # draws of the pools, fitted again with the same known composition
+    again = ej.bootstrap(solution, key=jr.key(1), draws=16)
+    assert again.attrs["converged_share"] > 0.8
+    assert float(again["composition_sd"].sel(phase="phase 2").max()) < 1e-3
+    ratio = (again["composition_sd"] / again["composition_stderr"]).sel(element="O").values[[0, 2]]
+    # 16 draws tell a standard deviation within a factor of 1.6 (chi-square at 1e-3)
+    assert ratio.min() > 0.4
+    assert ratio.max() < 1.7
 
 
 def test_absorption_follows_the_known_composition():
