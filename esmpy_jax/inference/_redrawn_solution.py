@@ -191,7 +191,7 @@ def _in_pools(
 ) -> _Fitted:
     """Pixels that hold the same added up, as `CoarseToFine` does for the last fit of W."""
     whole = as_counts(totals.astype(np.int64)[:, None], storage="dense", exposure=fitted.exposure)
-    pools, shares = pooled_by_shares(whole, fitted.abundances, number_of_pools(whole))
+    pools, shares = pooled_by_shares(whole, fitted.abundances, number_of_pools(whole.total))
     shares = np.asarray(shares, np.float64)
     assert pools.exposure is not None
     dose = np.asarray(pools.exposure, np.float64)

@@ -81,6 +81,7 @@ def build(image: ej.SpectrumImage, more: tuple[str, ...] = (), tail: bool = True
         detector=refinements.detector(130.0, tail),
         thickness=100,
         density=4.5,
+        bound_oxygen=True,  # the axis begins above oxygen's line
     )
 
 
