@@ -11,7 +11,8 @@ import pytest
 
 import esmpy_jax as ej
 from esmpy_jax import plot
-from esmpy_jax.inference import expected_errors, propagate
+from esmpy_jax.inference import expected_errors, propagate, with_mass_thickness
+from esmpy_jax.inference._detectors import joined_provenance
 from esmpy_jax.inference._refine import _of_filter
 from esmpy_jax.inference._tangents import parametrised, spectra, tangents
 from esmpy_jax.inference._warnings import of_misfit
@@ -373,6 +374,29 @@ def test_results_tell_the_detectors_apart(example, tmp_path):
         record.pop("detector")
     older = solution.dataset.assign_attrs(columns=json.dumps(told))
     assert {c.detector for c in ej.Solution(older).basis.columns} == {None}
+
+
+def test_amounts_are_by_the_dose_of_the_first_detector(example):
+    """H is per unit of G of the first detector, whatever the others count."""
+    model, image, _ = example
+    told = [
+        dataclasses.replace(a, beam_current=1.0, dwell_time=0.1, solid_angle=angle)
+        for a, angle in zip(image.acquisitions, (0.2, 0.3), strict=True)
+    ]
+    known_image = dataclasses.replace(image, acquisition=told[0], further_acquisitions=(told[1],))
+    record = joined_provenance(
+        [{"solid angle": ej.Provenance(a.solid_angle, "sr", "given")} for a in told]
+    )
+    known_image = dataclasses.replace(known_image, provenance={**image.provenance, **record})
+    solution = quick_fit(known_image, model, 2, **known(model, image.truth))
+    assert "solid angle" not in solution.parameters
+    assert solution.dose.solid_angle == 0.2
+    electrons = 1e-9 * 0.1 / 1.602176634e-19
+    atoms = solution.dataset["H"].values / (electrons * 0.2 / (4 * np.pi) * 1e-10)
+    np.testing.assert_allclose(solution.dataset["atoms_per_area"], atoms, rtol=1e-5)
+    thicker = with_mass_thickness(model, solution)
+    assert {float(p.mass_thickness) for p in thicker.parts} == {float(thicker.mass_thickness)}
+    assert thicker.parameters()["mass_thickness"].source == "derived"
 
 
 def test_no_line_of_a_figure_runs_back(example):

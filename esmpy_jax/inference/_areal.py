@@ -8,8 +8,9 @@ import numpy as np
 from jaxtyping import Float
 
 from .._checks import InputError, check
-from ..model import EDSModel
+from ..model import AnyModel
 from ..physics import Acquisition, Dose, Number
+from ..physics._stacked_axis import of_detector
 from ._quantify import pixel_amounts
 
 if TYPE_CHECKING:
@@ -79,9 +80,14 @@ def typical(
     return float(np.sum(squares)) / total if total > 0 else 0.0
 
 
+def _told(parameters: Mapping, name: str) -> Any:
+    """What is told of a quantity: of several detectors the first, by which H is counted."""
+    return parameters.get(name, parameters.get(of_detector(name, 1)))
+
+
 def is_known(parameters: Mapping) -> bool:
     """Whether a solution's parameters tell the dose."""
-    entries = (parameters.get(name) for name in FACTORS.values())
+    entries = (_told(parameters, name) for name in FACTORS.values())
     return all(entry is not None and entry.value is not None for entry in entries)
 
 
@@ -91,7 +97,8 @@ def known_dose(parameters: Mapping, **given: Number | None) -> Dose:
     Raises `InputError`, one sentence, where something is not known.
     """
     names = {**FACTORS, "live_time": "live time"}
-    found = {k: parameters[v].value for k, v in names.items() if v in parameters}
+    entries = {k: _told(parameters, v) for k, v in names.items()}
+    found = {k: entry.value for k, entry in entries.items() if entry is not None}
     return Dose.from_acquisition(Acquisition(**found), **given)
 
 
@@ -108,7 +115,8 @@ def resting_on(parameters: Mapping, **given: Number | None) -> str:
     ):
         value, source = given.get(name), "given"
         if value is None:
-            value, source = parameters[FACTORS[name]].value, parameters[FACTORS[name]].source
+            entry = _told(parameters, FACTORS[name])
+            value, source = entry.value, entry.source
         words.append(f"{value:.4g} {unit} ({source})")
     return ", ".join(words)
 
@@ -225,7 +233,7 @@ def _densities(density: Number | Mapping[str, Number], phases: Sequence[str]) ->
     return found
 
 
-def with_mass_thickness(model: EDSModel, solution: "Solution") -> EDSModel:
+def with_mass_thickness(model: AnyModel, solution: "Solution") -> AnyModel:
     """The model with the mass-thickness for self-absorption that the dose of a solution gives.
 
     It is the mean along the film's normal, `cos α cos β sum m² / sum m`, with m the solution's

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..model import AnyModel
 from ..objective import SumToOneAbundances, exposure_or_one
+from ..physics._stacked_axis import of_detector
 from ..solve import Factorisation
 from . import _areal
 from ._fisher import free_abundances, information, weights_covariance
@@ -207,7 +208,8 @@ def _parameters(image, model) -> dict[str, Provenance]:
     found = dict(image.provenance)
     for (field, name), unit in zip(_areal.FACTORS.items(), ("nA", "s", "sr"), strict=True):
         value = getattr(image.acquisition, field)
-        if value is not None and name not in found:  # of an image that was not read from a file
+        named = name in found or of_detector(name, 1) in found
+        if value is not None and not named:  # of an image that was not read from a file
             found[name] = Provenance(value, unit)
     for name, entry in model.parameters().items():
         found[in_words(name)] = Provenance(entry.value, entry.unit, entry.source)

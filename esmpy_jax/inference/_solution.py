@@ -217,7 +217,8 @@ class Solution:
         """Atoms per area of each element and the mass-thickness of every pixel, with errors.
 
         - `beam_current` in nA, `dwell_time` in s (live time of a pixel of this solution, all frames
-            together), `solid_angle` in sr: go before what the image knew.
+            together), `solid_angle` in sr: go before what the image knew. Of several detectors
+            those of the first, to which the sensitivities of the others refer.
         - `density`: in g/cm³, of all phases or of each by name; adds the thickness.
 
         Returns a dataset with `atoms_per_area(element, y, x)` in atoms/nm² and `mass_thickness(y,

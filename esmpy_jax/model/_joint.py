@@ -274,6 +274,11 @@ class JointModel(eqx.Module):
         corrections = self.line_corrections or LineCorrections.of()
         return dataclasses.replace(self, line_corrections=corrections.extended(found))
 
+    def with_mass_thickness(self, value: Number) -> "JointModel":
+        """The model, with self-absorption already, at another mass-thickness in g/cm²."""
+        new = dataclasses.replace(self, mass_thickness=jnp.asarray(value, float))
+        return new.with_sources(dict.fromkeys(("mass_thickness", "thickness"), "derived"))
+
     def with_sources(self, sources: Mapping[str, str]) -> "JointModel":
         """With another account of where some of the parameters come from."""
         return dataclasses.replace(self, sources=tuple({**dict(self.sources), **sources}.items()))
