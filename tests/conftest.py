@@ -40,6 +40,7 @@ gc.set_threshold(20_000, 20, 20)  # tracing makes many objects, and few of them 
 #: Files that take longest, by the seconds of processor time they took with an empty cache.
 SLOWEST = (
     "test_refine",
+    "test_joint_detectors",
     "test_experiments",
     "test_inference_fit",
     "test_solve_newton",
