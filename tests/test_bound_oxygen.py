@@ -53,6 +53,7 @@ def test_the_composition_is_that_of_what_is_seen():
     model = make_model(bound_oxygen=True)
     assert [e.symbol for e in model.elements] == SAMPLE
     np.testing.assert_allclose(model.atomic_weights, make_model().atomic_weights)
+    assert model.parameters()["bound_oxygen"].value == "1 for Mg, 2 for Si, 1 for Fe"
     oxygen = [SILICA[symbol] * 15.999 for symbol in SAMPLE]
     np.testing.assert_allclose(model.mass_per_atom, model.atomic_weights + oxygen, rtol=1e-4)
 
@@ -63,6 +64,7 @@ def test_the_composition_is_that_of_what_is_seen():
         (["O", "Mg"], True, "Oxygen is both"),
         (SAMPLE, {"Ca": 1}, "Ca is to hold oxygen, but it is not among"),
         (SAMPLE, {"Si": -1}, "Si is to hold -1 atoms"),
+        (SAMPLE, True, "Oxygen's line at 0.525 keV lies on the energy axis"),
     ],
 )
 def test_bad_oxygen_is_refused(elements, oxygen, words):

@@ -84,8 +84,8 @@ def test_csv_holds_the_composition(fitted):
     data = ej.Solution.load(out / "solution.nc").dataset
     with (out / "composition.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    titles = ["at%", "at% stderr", "at% low", "at% high", "wt%", "wt% stderr", "verdict"]
-    assert list(rows[0]) == ["phase", "element", *titles]
+    titles = ["at%", "at% stderr", "at% low", "at% high", "wt%", "wt% stderr", "at% limit"]
+    assert list(rows[0]) == ["phase", "element", *titles, "verdict"]
     assert [(r["phase"], r["element"]) for r in rows] == [
         (p, e) for p in ("A & B", "C", "D") for e in ELEMENTS
     ]

@@ -208,14 +208,25 @@ def test_refine_has_the_options_of_fit(monkeypatch):
     assert {n: p for n, p in own.items() if n not in ("parameters", "loss")} == dict(theirs)
 
 
-def test_notes_leave_names_as_they_are():
-    notes = ("fano and noise_fwhm can hardly be told apart", "the counts do not determine fano")
-    found = types.SimpleNamespace(parameters={"fano": None, "noise_fwhm": None}, notes=notes)
+def test_notes_of_what_was_left_out_come_first():
+    found = types.SimpleNamespace(notes=("the counts do not determine fano",))
     assert Refined(found, ("without it fano was left out",)).notes == (
-        "Without it fano was left out.",
-        "fano and noise_fwhm can hardly be told apart.",
-        "The counts do not determine fano.",
+        "without it fano was left out",
+        "the counts do not determine fano",
     )
+
+
+def test_notes_and_ranges_stay_with_the_solution(refined):
+    out, said = refined
+    solution = ej.Solution.load(out / "solution.nc")
+    (note,) = [w for w in solution.warnings if "do not determine crystal_thickness" in w]
+    assert said.count(note[1:]) == 1
+    assert note[1:] in run("quantify", out, "--out", out.parent / "again")
+    data = solution.dataset
+    wider = 1.96 * data["composition_stderr_total"]
+    high, low = data["composition_high"].values, data["composition_low"].values
+    assert (high + 1e-6 >= np.minimum(data["composition"] + wider, 100).values).all()
+    assert (low - 1e-6 <= np.maximum(data["composition"] - wider, 0).values).all()
 
 
 def test_what_is_left_out_is_said(monkeypatch):
@@ -231,7 +242,7 @@ def test_what_is_left_out_is_said(monkeypatch):
 
     monkeypatch.setattr(inference, "refine", quick)
     (note,) = refine_model(image, model, names=None).notes
-    assert note.startswith("Without self-absorption mass_thickness was left out")
+    assert note.startswith("without self-absorption mass_thickness was left out")
     assert refine_model(image, model, names=["fano"]).notes == ()
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy.stats import norm
 
 import esmpy_jax as ej
 from esmpy_jax.inference import expected_errors, propagate
@@ -15,7 +16,15 @@ from esmpy_jax.inference._pools import pooled_amounts
 from esmpy_jax.inference._refine import _of_filter
 from esmpy_jax.inference._scoring import best_abundances, excess, score
 from esmpy_jax.inference._tangents import parametrised, spectra, tangents
-from esmpy_jax.model import LogitNormal, LogNormal, Normal, adjustables, adjusted, switched_on
+from esmpy_jax.model import (
+    Exponential,
+    LogitNormal,
+    LogNormal,
+    Normal,
+    adjustables,
+    adjusted,
+    switched_on,
+)
 from esmpy_jax.physics import (
     Detector,
     IncompleteCharge,
@@ -88,8 +97,9 @@ WRONG = {
         lambda: Normal(2.0, 0.5),
         lambda: LogNormal(2.0, 0.5),
         lambda: LogitNormal(2.0, 0.5, -1.0, 5.0),
+        lambda: Exponential(2.0),
     ],
-    ids=["normal", "log-normal", "logit-normal"],
+    ids=["normal", "log-normal", "logit-normal", "exponential"],
 )
 def test_a_prior_keeps_its_parameter_in_bounds_and_inverts(x64, prior):
     prior = prior()
@@ -103,8 +113,10 @@ def test_a_prior_keeps_its_parameter_in_bounds_and_inverts(x64, prior):
     if isinstance(prior, LogitNormal):
         assert values.min() > -1
         assert values.max() < 5
-    elif isinstance(prior, LogNormal):
+    elif isinstance(prior, LogNormal | Exponential):
         assert values.min() > 0
+    if isinstance(prior, Exponential):  # its distribution at the values of u
+        np.testing.assert_allclose(1 - 0.5 ** (values / 2.0), norm.cdf(u), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -336,11 +348,45 @@ def test_the_default_set_depends_on_the_model(problem):
     assert {"energy_offset", "fano", "tail_depth"} <= set(result.parameters)
 
 
+def test_the_first_look_at_a_right_model_moves_nothing():
+    """A detector without tail, of which the first look asks: what else it asks stays true."""
+    model = make_model()
+    pulls = []
+    for seed in range(4):
+        result = ej.refine(one_phase(model, seed, dose=4e4), model)
+        found = result.parameters["mass_thickness"]
+        data = result.dataset
+        error = data["composition_stderr_total"].values[0, 0]
+        pulls.append(
+            [(found.after - 6e-5) / found.stderr, (data["composition"].values[0, 0] - 60) / error]
+        )
+        assert result.deviance_after < result.deviance_before
+        assert np.isnan(result.parameters["tail_depth"].before)
+    # each about standard normal, so that the mean of four is so within 0.5
+    assert np.abs(np.mean(pulls, 0)).max() < 1.5
+    assert np.abs(pulls).max() < 3.5
+
+
+def test_what_is_not_named_is_not_switched_on():
+    model, spectrum = make_model(), np.ones(500)
+    only = switched_on(model, ["shelf_depth"], spectrum).parameters()
+    assert (only["tail_depth"].value, only["shelf_depth"].value) == (0, 10)
+    only = switched_on(model, ["tail_depth"], spectrum).parameters()
+    assert (only["tail_depth"].value, only["shelf_depth"].value) == (100, 0)
+    with pytest.raises(ej.InputError, match="at most continuum_correction_8"):
+        switched_on(model, ["continuum_correction_9"], spectrum)
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
         ({"parameters": ["gain"]}, "no parameter 'gain'"),
         ({"parameters": []}, "No parameter is named"),
+        ({"parameters": "fano"}, "are the text 'fano'"),
+        ({"parameters": {"fano": (0.1, 0.2)}}, "The prior of fano is a tuple"),
+        ({"parameters": ["fano"], "optimiser": optax.lbfgs()}, "asks for values of the loss"),
+        ({"max_steps": 0}, "max_steps is 0"),
+        ({"tol": np.nan}, "tol is nan"),
         ({"loss": "all"}, "The loss is 'all'"),
         ({"loss": "pools"}, "needs the phases of a solution"),
         ({"parameters": ["tail_depth"], "response": True}, "cannot be refined by factors"),

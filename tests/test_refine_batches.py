@@ -56,6 +56,8 @@ def test_what_batches_cannot_do(scene):
     image, model, fit = scene
     with pytest.raises(ej.InputError, match="loss='pools'"):
         ej.refine(batches(image), model, fit, ["energy_offset"], loss="pixels")
+    with pytest.raises(ej.InputError, match="gone through once only"):
+        ej.refine(iter(batches(image)), model, fit, ["energy_offset"])
     with pytest.raises(ej.InputError, match="other pixels or columns"):
         ej.refine(batches(image)[:2], model, fit, ["energy_offset"])
     with pytest.raises(ej.InputError, match="The model has 100 channels but the image has 90"):

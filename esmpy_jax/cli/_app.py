@@ -27,7 +27,7 @@ _UsageError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "
 
 _ARGUMENTS = re.compile(
     r"`?\b(beam_energy|take_off_angle|energy_offset|energy_gain|energy_range|max_steps"
-    r"|tilt_alpha|tilt_beta|(?<=`)(?:signal|region|bin))\b`?"
+    r"|tilt_alpha|tilt_beta|beam_current|dwell_time|live_time|solid_angle|bound_oxygen|(?<=`)(?:signal|region|bin))\b`?"
 )
 
 #: Exit status for bad input, and for a fit that went wrong with good input.

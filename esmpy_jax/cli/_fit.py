@@ -11,7 +11,7 @@ from . import _options as o
 from ._invocation import command
 from ._model import read_detector, with_sources
 from ._output import check_folder
-from ._refined import Refined, print_notes, print_refined, with_refined
+from ._refined import Refined, print_refined, with_refined
 from ._terminal import console, fit_progress, working
 from ._write import announce, write_results
 
@@ -194,8 +194,6 @@ def decompose(
     if refined is not None:
         print_refined(refined, screen)
     announce(solution, truth, out, written, screen)
-    if refined is not None:
-        print_notes(refined, screen)
 
 
 @o.with_options_of(decompose)

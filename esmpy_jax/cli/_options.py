@@ -258,10 +258,10 @@ Parameters = Annotated[
 Loss = Annotated[
     str,
     _text(
-        "What is refined on: the summed spectrum (summed), or the pixels of a first fit that hold "
-        "the same, added up (pools).",
+        "What is refined on: the summed spectrum (summed), the pixels of a first fit that hold the "
+        "same, added up (pools), or each pixel by itself (pixels).",
         _REFINEMENT,
-        "summed|pools",
+        "summed|pools|pixels",
     ),
 ]
 

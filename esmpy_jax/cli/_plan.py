@@ -45,6 +45,7 @@ def plan(
     split: o.Split = "",
     thickness: o.Thickness = None,
     density: o.Density = None,
+    oxides: o.Oxides = False,
     signal: o.Signal = None,
     beam_energy: o.BeamEnergy = None,
     elevation: o.Elevation = None,
@@ -119,6 +120,7 @@ def plan(
             take_off_angle=take_off_angle,
             thickness=thickness,
             density=density,
+            bound_oxygen=oxides,
         )
         model = with_sources(model, sources)
     _check_parameters(model, names)
@@ -248,10 +250,17 @@ def _image(
 
 
 def _check_parameters(model: EDSModel, names: Sequence[str]) -> None:
-    from ..model import adjustables
+    import numpy as np
 
-    known = adjustables(model)
+    from ..model import adjustables, switched_on
+
+    known = adjustables(switched_on(model, names, np.ones(model.energy_axis.size)))
     for name in names:
+        check(
+            name != "mass_thickness" or name in known,
+            "--parameters names mass_thickness, but without --thickness and --density the model "
+            "has no self-absorption; add both.",
+        )
         check(
             name in known,
             f"--parameters names '{name}', which the model has not; choose among "

@@ -40,7 +40,7 @@ def refine(parameters: o.Parameters = None, loss: o.Loss = "summed", **options: 
 
     Example: esmpy-jax refine scan.bcf --elements O,Mg,Si,Fe --stray Cu --phases 3 --out results
     """
-    loss = o.choice(loss, ("summed", "pools"), "--loss")
+    loss = o.choice(loss, ("summed", "pools", "pixels"), "--loss")
     names = None
     if parameters is not None:
         names = o.words(parameters)

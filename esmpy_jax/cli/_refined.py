@@ -10,9 +10,10 @@ import math
 import pathlib
 from typing import TYPE_CHECKING, Any
 
-from ._results import as_sentence, short
+from ._results import short
 
 if TYPE_CHECKING:
+    import numpy as np
     from rich.console import Console
 
     from ..inference import RefinedParameter, Refinement, Solution, SpectrumImage
@@ -38,33 +39,47 @@ class Refined:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader should know of it, in sentences that leave names as they are."""
-        names = tuple(self.refinement.parameters)
-        return tuple(
-            note[0] + as_sentence(note)[1:] if note.startswith(names) else as_sentence(note)
-            for note in (*self.left_out, *self.refinement.notes)
-        )
+        """What a reader should know of it."""
+        return (*self.left_out, *self.refinement.notes)
 
 
 def with_refined(solution: Solution, image: SpectrumImage, refined: Refined) -> Solution:
     """The solution with the refined parameters and what their errors do to its compositions.
 
-    The attribute `refinement` holds them as JSON; the variables are those of `propagate`.
+    The attribute `refinement` holds them as JSON, the warnings what a reader should know of them;
+    the variables are those of `propagate`.
     """
     from ..inference import Solution, propagate
 
     refinement = refined.refinement
     changes = propagate(image, refinement.model, solution, refinement)
+    ends = _with_physics(solution, changes["composition_stderr_physics"].values)
     new = changes.drop_vars([name for name in changes.data_vars if name in solution.dataset])
     record = {name: _record(p) for name, p in refinement.parameters.items()}
+    warnings = list(dict.fromkeys([*solution.warnings, *refined.notes]))
     return Solution(
-        solution.dataset.assign(new.data_vars).assign_attrs(refinement=json.dumps(record))
+        solution.dataset.assign({**new.data_vars, **ends}).assign_attrs(
+            refinement=json.dumps(record), warnings=json.dumps(warnings)
+        )
     )
+
+
+def _with_physics(solution: Solution, physics: np.ndarray) -> dict[str, Any]:
+    """The ranges of at%, each side longer by 1.96 errors of the physics, in squares."""
+    import numpy as np
+
+    data, found = solution.dataset, {}
+    for name in ("composition_low", "composition_high"):
+        away = data[name] - data["composition"]
+        sign = -1 if name.endswith("low") else 1
+        longer = data["composition"] + sign * np.hypot(away, 1.96 * physics)
+        found[name] = longer.clip(0, 100).assign_attrs(data[name].attrs)
+    return found
 
 
 def _record(parameter: RefinedParameter) -> dict[str, Any]:
     return {
-        "before": parameter.before,
+        "before": None if math.isnan(parameter.before) else parameter.before,
         "after": parameter.after,
         "stderr": parameter.stderr,
         "unit": parameter.unit,
@@ -92,7 +107,7 @@ def _cells(refined: Refined) -> list[tuple[str, ...]]:
     return [
         (
             name,
-            f"{p.before:.5g}",
+            "none" if math.isnan(p.before) else f"{p.before:.5g}",
             measured(p.after, p.stderr),
             p.unit,
             p.prior,
@@ -127,11 +142,6 @@ def print_refined(refined: Refined, out: Console) -> None:
     out.print()
 
 
-def print_notes(refined: Refined, out: Console) -> None:
-    for note in refined.notes:
-        out.print(f"Note: {note}", markup=False)
-
-
 def write_parameters(refined: Refined, path: pathlib.Path) -> None:
     """`parameters.csv`: one row for each refined parameter."""
     titles = ("before", "after", "stderr", "unit", "prior", "prior sds from its median")
@@ -139,7 +149,7 @@ def write_parameters(refined: Refined, path: pathlib.Path) -> None:
         writer = csv.writer(file)
         writer.writerow(["name", *titles, "determined"])
         for name, p in refined.refinement.parameters.items():
-            numbers = [f"{x:.9g}" for x in (p.before, p.after)]
+            numbers = ["none" if math.isnan(x) else f"{x:.9g}" for x in (p.before, p.after)]
             rest = [f"{p.stderr:.6g}", p.unit, p.prior, f"{p.coordinate:.6g}"]
             writer.writerow([name, *numbers, *rest, "yes" if p.determined else "no"])
 

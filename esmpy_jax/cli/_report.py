@@ -279,8 +279,6 @@ def _truth(solution: Solution, truth: Comparison) -> str:
 
 
 def _refinement(solution: Solution, pictures: dict[str, bytes], refined: Refined) -> str:
-    items = "".join(f"<li>{_text(note)}</li>" for note in refined.notes)
-    notes = f'<ul class="notes">{items}</ul>' if items else ""
     return _section(
         "What was refined",
         "Physical parameters as they were and as the counts of the whole scan correct them, with "
@@ -288,15 +286,14 @@ def _refinement(solution: Solution, pictures: dict[str, bytes], refined: Refined
         "refined ones.",
         f"<p>{_text(refined_sentence(refined))}</p>",
         f'<div class="scroll">{parameter_table(refined)}</div>',
-        notes,
         _figure(
             pictures, "refinement.png", "Summed spectrum with the fits before and after",
             caption="The summed spectrum as of one phase, before and after",
         ),
         "<h3>What the parameters do to the compositions</h3>",
         "<p>Change of at% with each parameter, refined or not: its slope times the step that is "
-        "named. Less than 0.005 at% is left blank. The last column of composition.csv has the "
-        "errors of counting and of the refined parameters together.</p>",
+        "named. Less than 0.005 at% is left blank. The last columns of composition.csv have "
+        "the errors of counting and of the refined parameters together.</p>",
         f'<div class="scroll">{sensitivity_table(solution)}</div>',
     )  # fmt: skip
 

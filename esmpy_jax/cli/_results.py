@@ -90,6 +90,8 @@ def deviance_per_channel(solution: Solution) -> float:
 def write_composition(solution: Solution, path: pathlib.Path) -> None:
     """`composition.csv`: one row for each phase and element; less than `TRACE` is zero.
 
+    "at% limit" is the limit of detection.
+
     Last columns hold the errors with those of refined parameters, where there are any.
     """
     data = solution.dataset
@@ -100,13 +102,14 @@ def write_composition(solution: Solution, path: pathlib.Path) -> None:
         "composition_high",
         "weight_percent",
         "weight_percent_stderr",
+        "detection_limit",
     )
     tables = [data[name].transpose("phase", "element").values for name in names]
     totals = [data.get(f"{name}_stderr_total") for name in ("composition", "weight_percent")]
     last = [x.transpose("phase", "element").values for x in totals if x is not None]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        titles = ("at%", "at% stderr", "at% low", "at% high", "wt%", "wt% stderr")
+        titles = ("at%", "at% stderr", "at% low", "at% high", "wt%", "wt% stderr", "at% limit")
         more = ("at% stderr total", "wt% stderr total")[: len(last)]
         writer.writerow(["phase", "element", *titles, "verdict", *more])
         for a, (phase, verdict) in enumerate(

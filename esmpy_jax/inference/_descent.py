@@ -8,6 +8,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float
 
+from .._checks import InputError
 from ..objective import AbstractCounts
 from ._posterior import posterior
 from ._scoring import Found, local, score
@@ -53,7 +54,13 @@ def descend(
         if progress is not None:
             progress(len(trace) - 1, max_steps, point.loss)
         slope = jnp.asarray(root.T @ near.gradient[n:], v.dtype)
-        change, state = optimiser.update(slope, state, v)
+        try:
+            change, state = optimiser.update(slope, state, v)
+        except TypeError as error:
+            raise InputError(
+                "The optimiser asks for values of the loss; give one that takes gradients alone, "
+                "such as optax.adam(0.1) or optax.lbfgs(linesearch=None)."
+            ) from error
         v = v + jnp.asarray(change)
         u = coordinates.copy()
         u[moved] += root @ np.asarray(v, np.float64)

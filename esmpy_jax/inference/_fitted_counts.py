@@ -53,6 +53,11 @@ def fitted_counts(
         counts, amounts = pooled_amounts(total, endmembers, maps)
         return counts, weights, amounts
     check(
+        not hasattr(image, "__next__"),
+        "The batches can be gone through once only; give a list, or a function that returns them "
+        "anew.",
+    )
+    check(
         loss != "pixels",
         "Batches are refined as pools of pixels that hold the same; give loss='pools' or 'summed'.",
     )

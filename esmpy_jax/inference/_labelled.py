@@ -12,6 +12,7 @@ from ..objective import SumToOneAbundances, exposure_or_one
 from ..physics._stacked_axis import of_detector
 from ..solve import Factorisation
 from . import _areal
+from ._detection import detection_limits
 from ._fisher import free_abundances, information, weights_covariance
 from ._identifiability import Ambiguity
 from ._image import Provenance, SpectrumImage
@@ -91,6 +92,7 @@ def labelled(
             np.stack([getattr(u, end) for u in unclear], 1) + sign * 196 * atomic_error
             for end, sign in (("low", -1), ("high", 1))
         )
+    limits = detection_limits(matrix, held, fit_sum.sum(0), rows, atomic_error)
     ny, nx, _ = image.shape
     grid = ("phase", "y", "x")
     table = ("element", "phase")
@@ -142,6 +144,7 @@ def labelled(
             "composition_stderr": (table, 100 * atomic_error, percent),
             "composition_low": (table, np.clip(low, 0, 100), percent),
             "composition_high": (table, np.clip(high, 0, 100), percent),
+            "detection_limit": (table, 100 * limits, percent),
             "weight_percent": (table, 100 * weight, weight_unit),
             "weight_percent_stderr": (table, 100 * weight_error, weight_unit),
             "objective": ("check", fine.nll_trace),

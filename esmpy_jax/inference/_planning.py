@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from .._basis import ColumnKind
 from .._checks import check
-from ..model import AnyModel, EDSModel
+from ..model import AnyModel, EDSModel, switched_on
 from ..physics import Number
 from ._known import KnownComposition, atomic_fractions
 from ._tangents import parametrised, tangents
@@ -25,6 +25,8 @@ DETECTION = 3.29
 
 #: at%, at which errors end: nothing is known.
 _UNKNOWN = 100.0
+
+_ABSORBING = "mass_thickness"
 
 #: Part of the continuum in the first of Lifshin's two shapes.
 _FLAT = 0.1
@@ -51,7 +53,8 @@ def expected_errors(
     - `counts`: of the whole spectrum: of a pixel, or of all pixels of a phase together.
     - `continuum`: counts of bremsstrahlung over those of the lines. `stray`: counts of each stray
         column over those of the sample's lines.
-    - `parameters`: physical parameters that are not known but for their priors.
+    - `parameters`: physical parameters that are not known but for their priors; parts that the
+        model has not are switched on, as in `refine`.
 
     Returns a dataset over `counts` with `composition_stderr(counts, element)` and
     `detection_limit(counts, element)`, both in at%: 3.29 standard errors at none of the element
@@ -71,11 +74,15 @@ def expected_errors(
         "positive ratio for the continuum, without which nothing is hard to see.",
     )
     atoms = atomic_fractions(model, composition)
+    known = _weights(model, atoms, continuum, stray)
+    matrix = model.basis(jnp.asarray(known, float)).endmembers(jnp.asarray(known, float))
+    model = switched_on(model, list(parameters), np.asarray(matrix)[:, 0])
     every, start = parametrised(model)
     for name in parameters:
         check(
             name in every.names,
-            f"The model has no parameter '{name}'; it has {', '.join(every.names)}.",
+            f"The model has no parameter '{name}'; it has {', '.join(every.names)}"
+            + ("; self-absorption needs thickness and density." if name == _ABSORBING else "."),
         )
     moved = [every.names.index(name) for name in parameters]
     rows = np.flatnonzero([c.in_composition for c in model.columns])
@@ -196,13 +203,13 @@ def _errors(every, start, moved, weights, rows, doses) -> Float[np.ndarray, "dos
     out = []
     for dose in doses:
         # W is per count: its errors fall with the dose, those of the parameters' prior do not
-        covariance = _widest(dose * per_count + prior)
+        covariance = widest(dose * per_count + prior)
         variance = np.einsum("ek,kl,el->e", slope, covariance, slope)
         out.append(np.minimum(100 * np.sqrt(np.maximum(variance, 0.0)), _UNKNOWN))
     return np.array(out)
 
 
-def _widest(information: np.ndarray) -> np.ndarray:
+def widest(information: np.ndarray) -> np.ndarray:
     """Inverse; directions without information get a variance beyond anything."""
     diagonal = np.diag(information)
     size = np.sqrt(np.where(diagonal > 0, diagonal, 1e-12))

@@ -112,7 +112,7 @@ def _step(prior: AbstractPrior, u: float) -> tuple[float, str]:
     parameter may be zero.
     """
     value, slope = abs(float(prior.value(u))), abs(float(prior.slope(u)))
-    if isinstance(prior, Normal) or not 0 < 0.1 * value < slope:
+    if isinstance(prior, Normal) or not 0 < 0.1 * value < 1.001 * slope:
         return 1.0, "1 prior sd"
     return 0.1 * value / slope, "10 %"
 

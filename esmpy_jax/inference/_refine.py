@@ -1,6 +1,7 @@
 """`refine`: physical parameters from the counts themselves."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,8 +49,9 @@ def refine(
     """Correct physical parameters of a model by the counts, with standard errors.
 
     Minimises `min over W >= 0, H >= 0 of NLL(G(θ) W H) + |u|² / 2`, where u are the parameters θ in
-    the coordinates of their priors, by Fisher scoring of W and u together, H solved for at every
-    step. With self-absorption the spectrum of each phase follows its own W exactly.
+    the coordinates of their priors, by Fisher scoring of W and u together; H is solved for at every
+    step with the loss "pixels", and held with the others. With self-absorption the spectrum of each
+    phase follows its own W exactly.
 
     - `image`: or, of one that exceeds memory, its batches of pixels as `factorise_batches` takes
         them (`load_batches`), which are gone through twice; not with the loss "pixels".
@@ -75,6 +77,13 @@ def refine(
 
     Raises `InputError` for parameters the model has not, and a loss that needs a solution.
     """
+    check(
+        solution is None or isinstance(solution, (Solution, BatchFactorisation)),
+        f"The third argument is a {type(solution).__name__}; give a solution, or the parameters by "
+        "name: parameters=...",
+    )
+    check(max_steps >= 1, f"max_steps is {max_steps}; give a whole number of at least 1.")
+    check(tol > 0, f"tol is {tol}; give a positive number of nats such as 0.01.")
     loss = ("summed" if solution is None else "pools") if loss is None else loss
     check(
         loss in ("summed", "pools", "pixels"),
@@ -85,13 +94,14 @@ def refine(
     as_given, at_first = parametrised(given)
     chosen, start = parametrised(asked, priors)
     moved = [chosen.names.index(name) for name in priors]
-    options = {
+    options: dict[str, Any] = {
         "held_abundances": loss != "pixels",
         "max_steps": max_steps,
         "tol": tol,
         "progress": progress,
     }
-    before = score(counts, as_given, weights, abundances, at_first, (), **options)
+    alone = dict(options, max_steps=max(max_steps, 100))  # W alone, whatever is asked of the rest
+    before = score(counts, as_given, weights, abundances, at_first, (), **alone)
     point = before.point
     weights, abundances = point.weights, point.abundances
     if optimiser is None:
@@ -120,11 +130,22 @@ def _chosen(
         absorbing, several = model.mass_thickness is not None, len(model.parts) > 1
         parameters = [n for n in FIRST_LOOK if absorbing or n != "mass_thickness"]
         parameters += ["sensitivity"] * several
+    check(
+        not isinstance(parameters, str),
+        f"The parameters are the text '{parameters}'; give a list of names, such as "
+        f"['{parameters}'].",
+    )
     asked: dict[str, AbstractPrior | None] = {}
     for name, prior in (
         parameters if isinstance(parameters, Mapping) else dict.fromkeys(parameters)
     ).items():
         asked |= dict.fromkeys(model.meant(name), prior)
+    for name, prior in asked.items():
+        check(
+            prior is None or isinstance(prior, AbstractPrior),
+            f"The prior of {name} is a {type(prior).__name__}; give one such as "
+            "esmpy_jax.model.Normal(median, sd), or None for the usual one.",
+        )
     check(len(asked) > 0, "No parameter is named; name at least one.")
     model = switched_on(model, list(asked), spectrum)
     known = adjustables(model)

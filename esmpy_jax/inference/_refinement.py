@@ -36,7 +36,8 @@ FAR = 3.0
 class RefinedParameter:
     """A physical parameter before and after.
 
-    - `before`, `after`, `stderr`: in `unit`; the error carries the counts and the prior.
+    - `before`, `after`, `stderr`: in `unit`; the error carries the counts and the prior. `before`
+        is NaN for a part of the detector's response that the model had not.
     - `prior`: in words. `coordinate`, `coordinate_stderr`: how many standard deviations of the
         prior it lies from the prior's median, and its own width as a share of the prior's.
     - `determined`: whether the counts say more of it than the prior.
@@ -78,7 +79,8 @@ class Refinement:
         (of W and H those above zero, and each parameter).
     - `converged`, `stalled`, `steps`: how the search ended, `trace`: its losses. `loss`: what was
         fitted.
-    - `dataset`: `W(column, phase)`, `composition(element, phase)` in at%, `composition_stderr`
+    - `dataset`: by the maps that were held (for the compositions of an image fit it again, and see
+        `propagate`): `W(column, phase)`, `composition(element, phase)` in at%, `composition_stderr`
         (counting alone) and `composition_stderr_total` (with the parameters' share),
         `counts_sum(energy)`, `fit_sum(energy)` and `fit_sum_before(energy)`.
     """
@@ -117,6 +119,12 @@ class Refinement:
         elif not self.converged:
             found.append("the refinement stopped before it converged; allow more steps")
         names = list(self.parameters)
+        if self.deviance_after > self.deviance_before:
+            found.append(
+                f"the refined model fits worse (deviance {self.deviance_after:.5g}) than the model "
+                f"as it was given ({self.deviance_before:.5g}): a part that was switched on is not "
+                "in these counts; leave it out"
+            )
         open_ones = [n for n, p in self.parameters.items() if not p.determined]
         if open_ones:
             found.append(
@@ -126,14 +134,14 @@ class Refinement:
         far = [n for n, p in self.parameters.items() if abs(p.coordinate) > FAR]
         if far:
             found.append(
-                f"{_listed(far)} ended more than {FAR:g} prior standard deviations from where "
-                "the prior is; something is missing in the model"
+                f"the refined {_listed(far)} ended more than {FAR:g} prior standard deviations "
+                "from where the prior is; something is missing in the model"
             )
         for i, one in enumerate(names):
             for j in range(i + 1, len(names)):
                 if abs(self.correlation[i, j]) > CORRELATED:
                     found.append(
-                        f"{one} and {names[j]} can hardly be told apart "
+                        f"the parameters {one} and {names[j]} can hardly be told apart "
                         f"(correlation {self.correlation[i, j]:+.3f})"
                     )
         return tuple(found)
@@ -159,12 +167,12 @@ def refinement(
     point = after.point
     told = posterior(point.weights, after.near)
     sd = np.sqrt(np.diag(told.parameters))
-    known = adjustables(parametrised.model)
+    known, had = adjustables(parametrised.model), adjustables(given.model)
     found: dict[str, RefinedParameter] = {}
     for i, k in enumerate(moved):
         name, prior = parametrised.names[k], parametrised.priors[k]
         found[name] = RefinedParameter(
-            before=float(prior.value(start[k])),
+            before=float(prior.value(start[k])) if name in had or _neutral(name) else float("nan"),
             after=float(prior.value(point.coordinates[k])),
             stderr=abs(float(prior.slope(point.coordinates[k]))) * float(sd[i]),
             unit=known[name].unit,
@@ -197,6 +205,11 @@ def refinement(
         _made=parts,
         _end=End(counts, parametrised, after, tuple(moved)),
     )
+
+
+def _neutral(name: str) -> bool:
+    """Whether a parameter that is switched on changes nothing at the value it starts from."""
+    return any(part in name for part in (" ratio", " energy", "_correction_"))
 
 
 def _freedom(counts: AbstractCounts, point: Point, loss: str) -> int:

@@ -11,6 +11,7 @@ from ._model import EDSModel as EDSModel
 from ._model import ImageLike as ImageLike
 from ._parameters import Parameter as Parameter
 from ._priors import AbstractPrior as AbstractPrior
+from ._priors import Exponential as Exponential
 from ._priors import LogitNormal as LogitNormal
 from ._priors import LogNormal as LogNormal
 from ._priors import Normal as Normal

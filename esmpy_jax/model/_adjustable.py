@@ -11,7 +11,7 @@ from .._checks import InputError
 from .._types import Scalar
 from ..physics import CorrectedBremsstrahlung, CorrectedEfficiency, LayeredEfficiency
 from ..physics._scalars import ScalarLike
-from ._priors import AbstractPrior, LogitNormal, LogNormal, Normal
+from ._priors import AbstractPrior, Exponential, LogitNormal, LogNormal, Normal
 
 _EV_PER_KEV = 1e3
 
@@ -182,8 +182,8 @@ def _of_response(response: Any) -> dict[str, Adjustable]:
         return found
     if response.incomplete_charge is not None:
         part = lambda m: m.detector.response.incomplete_charge  # noqa: E731
-        found["tail_depth"] = Adjustable(lambda m: part(m).tail.thickness, "nm", positive(1.0))
-        found["shelf_depth"] = Adjustable(lambda m: part(m).shelf.thickness, "nm", positive(1.0))
+        found["tail_depth"] = Adjustable(lambda m: part(m).tail.thickness, "nm", Exponential)
+        found["shelf_depth"] = Adjustable(lambda m: part(m).shelf.thickness, "nm", Exponential)
         found["tail_relative_loss"] = Adjustable(
             lambda m: part(m).relative_loss, "", _between(0.0, 1.0, 0.5)
         )

@@ -24,6 +24,9 @@ _USUAL = {symbol: atoms for atoms, symbols in OXIDES.items() for symbol in symbo
 
 _OXYGEN = parse_element("O")
 
+#: Energy of its K line in keV.
+OXYGEN_K = 0.525
+
 Oxygen = bool | Mapping[str, Number]
 
 

@@ -30,7 +30,7 @@ from ..physics import (
     Number,
     Resolution,
 )
-from ._bound import Oxygen, absorbers, mass_per_atom, oxygen_per_atom
+from ._bound import OXYGEN_K, Oxygen, absorbers, mass_per_atom, oxygen_per_atom
 from ._columns import assign_lines
 from ._parameters import Source, resolve
 
@@ -59,6 +59,7 @@ class ModelTables(NamedTuple):
     reach: int
     atomic_weights: Float[np.ndarray, " element"]
     mass_per_atom: Float[np.ndarray, " element"]
+    bound_oxygen: Float[np.ndarray, " element"]
     reference_composition: Float[np.ndarray, " element"]
 
 
@@ -155,6 +156,13 @@ def model_fields(
         )
 
     oxygen, absorbing = oxygen_per_atom(sample, bound_oxygen), None
+    check(
+        not oxygen.any() or not first - gain / 2 <= OXYGEN_K <= last + gain / 2,
+        f"Oxygen's line at {OXYGEN_K:g} keV lies on the energy axis, so that it can be fitted; add "
+        "O to the elements and leave bound_oxygen out.",
+    )
+    if oxygen.any():
+        sources["bound_oxygen"] = "given"
     if mass_thickness is not None:
         covered = (_LOWEST_ENERGY, max(last + 1, 100.0))
         absorbing = absorbers(sample, oxygen, assigned.lines.energy, covered)
@@ -167,6 +175,7 @@ def model_fields(
         _reach(detector.resolution, assigned.lines.energy, gain),
         np.array([element.atomic_weight for element in sample]),
         mass_per_atom(sample, oxygen),
+        oxygen,
         _reference(sample, reference_composition),
     )
     return dict(

@@ -27,7 +27,7 @@ from ._parameters import Parameter
 _KNOWN, _UNKNOWN = 0.1, 1.0
 
 _SENSITIVITY = "sensitivity"
-_OF_SAMPLE = ("beam_energy", "mass_thickness", "thickness", "density")
+_OF_SAMPLE = ("beam_energy", "mass_thickness", "thickness", "density", "bound_oxygen")
 
 
 class JointModel(eqx.Module):

@@ -419,6 +419,11 @@ class EDSModel(eqx.Module):
         if self.mass_thickness is not None and self.density is not None:
             given["thickness"] = (float(self.mass_thickness) / self.density / _CM_PER_NM, "nm")
             given["density"] = (self.density, "g/cm³")
+        bound = self.tables.value.bound_oxygen
+        if bound.any():
+            held = zip(self.elements, bound, strict=True)
+            words = ", ".join(f"{x:g} for {e.symbol}" for e, x in held if x > 0)
+            given["bound_oxygen"] = (words, "atoms")
         sources = dict.fromkeys(efficiency_names(self), dict(self.sources)["efficiency"])
         sources |= dict(self.sources)
         return {name: Parameter(*v, sources.get(name, "given")) for name, v in given.items()}

@@ -1,11 +1,13 @@
 """Gaussian priors of physical parameters, each in the coordinate in which it is refined."""
 
 import abc
+import math
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from equinox import AbstractVar
+from jax.scipy.special import log_ndtr, ndtri
 
 from .._checks import check
 from .._types import Scalar
@@ -94,6 +96,39 @@ class LogNormal(AbstractPrior):
         sd = float(self.sd)
         spread = f"± {100 * sd:.2g} %" if sd < 0.5 else f"within a factor of {jnp.exp(sd):.2g}"
         return f"{float(self.median):.4g} {unit}".rstrip() + f" {spread}"
+
+
+class Exponential(AbstractPrior):
+    """Positive values, likelier the smaller: p = -m ln Φ(-u), with the mean m = median / ln 2.
+
+    For what may not be there at all: unlike with a log-normal prior it costs little to go near
+    zero, to a hundredth of the median 3 nats. `sd` is the slope at the median, in the parameter's
+    unit.
+    """
+
+    median: Scalar
+    sd: Scalar
+
+    def __init__(self, median: Number):
+        """Raises `InputError` unless the median is positive."""
+        check(
+            bool(median > 0),
+            f"The median of an exponential prior is {median:g}; a parameter that is refined by "
+            "factors needs a positive value to start from.",
+        )
+        self.median = as_scalar(median)
+        # the slope at u = 0
+        self.sd = self.median * (math.sqrt(2 / math.pi) / math.log(2))
+
+    def value(self, u: ScalarLike) -> Scalar:
+        return -self.median / math.log(2) * log_ndtr(-as_scalar(u))
+
+    def coordinate(self, value: ScalarLike) -> Scalar:
+        below = -jnp.expm1(-as_scalar(value) / self.median * math.log(2))
+        return ndtri(below)
+
+    def described(self, unit: str) -> str:
+        return f"0 or more, half of it below {float(self.median):.4g} {unit}".rstrip()
 
 
 class LogitNormal(AbstractPrior):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
+from .._checks import check
 from ..physics import (
     CorrectedBremsstrahlung,
     CorrectedEfficiency,
@@ -24,6 +25,9 @@ from ._model import EDSModel
 #: Where an unknown share of piled-up photons starts.
 _PILE_UP = 1e-3
 
+#: Highest order of a smooth correction.
+_HIGHEST_ORDER = 8
+
 _TAIL = ("tail_depth", "shelf_depth", "tail_relative_loss")
 
 
@@ -34,8 +38,8 @@ def switched_on(model: AnyModel, names: Sequence[str], spectrum: Curve) -> AnyMo
         high an order as is named, one everywhere to begin with.
     - "Mg K-M ratio", "Mg K energy": corrections of groups of lines, none to begin with.
     - "tail_depth", "shelf_depth", "tail_relative_loss"; "escape_strength"; "pile_up_share": parts
-        of the detector's response, with the usual values to begin with. `spectrum`: the summed one,
-        for the pile-up.
+        of the detector's response, with the usual values to begin with, and no tail or shelf where
+        that is not named. `spectrum`: the summed one, for the pile-up.
 
     Parts that the model has stay as they are. Names that mean nothing are left to the caller.
     """
@@ -72,7 +76,7 @@ def _with(model: EDSModel, names: Sequence[str], spectrum: Curve) -> EDSModel:
     if any(name in _TAIL for name in names):
         response = response or Response()
         if response.incomplete_charge is None:
-            response = dataclasses.replace(response, incomplete_charge=IncompleteCharge())
+            response = dataclasses.replace(response, incomplete_charge=_incomplete(names))
     if "escape_strength" in names:
         response = response or Response()
         if response.escape is None:
@@ -84,10 +88,27 @@ def _with(model: EDSModel, names: Sequence[str], spectrum: Curve) -> EDSModel:
     return dataclasses.replace(model, detector=dataclasses.replace(detector, response=response))
 
 
+def _incomplete(names: Sequence[str]) -> IncompleteCharge:
+    """Tail and shelf as far as they are named: one that is held would pull at all others."""
+    usual = IncompleteCharge()
+    tail = "tail_depth" in names or "tail_relative_loss" in names
+    return IncompleteCharge(
+        float(usual.tail.thickness) if tail else 0.0,
+        float(usual.shelf.thickness) if "shelf_depth" in names else 0.0,
+        float(usual.relative_loss),
+    )
+
+
 def _order(names: Sequence[str], start: str) -> int:
     """The highest number after a beginning, 0 where there is none."""
     ends = [name.removeprefix(start) for name in names if name.startswith(start)]
-    return max((int(end) for end in ends if end.isdecimal()), default=0)
+    order = max((int(end) for end in ends if end.isdecimal()), default=0)
+    check(
+        order <= _HIGHEST_ORDER,
+        f"{start}{order} is of a high order, which would follow noise and lines; name at most "
+        f"{start}{_HIGHEST_ORDER}.",
+    )
+    return order
 
 
 def _range(model: EDSModel) -> tuple[float, float]:
