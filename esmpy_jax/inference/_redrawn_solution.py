@@ -19,7 +19,6 @@ from ..objective import (
     AbstractConstraint,
     AbstractCounts,
     AbstractRegulariser,
-    DenseCounts,
     NoRegulariser,
     SumToOneAbundances,
     SumToOneWeights,
@@ -277,9 +276,6 @@ class _Drawing:
 
     def _one(self, key: Key[Array, ""]) -> AbstractCounts:
         scan = self._fitted.scan_shape
-        if self._fitted.pooled:
-            mean = as_floats((self._spectra @ self._amounts).T)
-            return DenseCounts.from_array(np.asarray(_poisson(key, mean)), scan)
         counts = sample_counts(
             self._spectra, self._amounts, key=key, scan_shape=scan, storage=self._storage
         )
@@ -294,11 +290,6 @@ class _Drawing:
         return eqx.tree_at(
             lambda c: c.exposure, counts, as_floats(exposure), is_leaf=lambda x: x is None
         )
-
-
-@jax.jit
-def _poisson(key, mean):
-    return jax.random.poisson(key, mean, dtype=jnp.int32)
 
 
 def _problem(fitted: _Fitted, counts: AbstractCounts) -> Problem:
