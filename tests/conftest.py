@@ -41,6 +41,7 @@ gc.set_threshold(20_000, 20, 20)  # tracing makes many objects, and few of them 
 SLOWEST = (
     "test_refine",
     "test_joint_detectors",
+    "test_bootstrap",
     "test_experiments",
     "test_inference_fit",
     "test_solve_newton",
@@ -54,6 +55,9 @@ SLOWEST = (
     "test_identifiability",
     "test_solve_batch",
     "test_sharding",
+    "test_amounts",
+    "test_refine_batches",
+    "test_planning",
     "test_profile",
     "test_model_basis",
 )

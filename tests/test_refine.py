@@ -383,7 +383,6 @@ def test_what_is_not_named_is_not_switched_on():
         ({"parameters": ["gain"]}, "no parameter 'gain'"),
         ({"parameters": []}, "No parameter is named"),
         ({"parameters": "fano"}, "are the text 'fano'"),
-        ({"parameters": {"fano": (0.1, 0.2)}}, "The prior of fano is a tuple"),
         ({"parameters": ["fano"], "optimiser": optax.lbfgs()}, "asks for values of the loss"),
         ({"max_steps": 0}, "max_steps is 0"),
         ({"tol": np.nan}, "tol is nan"),

@@ -1,6 +1,6 @@
 """What a refinement is fitted to: all counts together, pools of pixels, or every pixel."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from ._pools import as_bright, assigned, number_of_pools, pooled_amounts
 from ._solution import Solution
 
 #: Batches of pixels, to be gone through again and again; see `factorise_batches`.
-Batches = Sequence[Any] | Callable[[], Iterable[Any]]
+Batches = Iterable[Any] | Callable[[], Iterable[Any]]
 
 #: Sum of a column, relative to the largest, that is as good as none.
 _INVISIBLE = 1e-20
