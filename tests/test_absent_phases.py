@@ -97,6 +97,7 @@ def _of_the_matrix(weights, fit):
     return np.linalg.lstsq(weights, w / w.sum(0), rcond=None)[0][0, 1]
 
 
+@pytest.mark.slow
 def test_pools_find_the_spectrum_of_a_particle_that_fills_no_bin():
     """A hemisphere of radius 12 in 64 x 64 pixels, bins of 8 x 8: none is purer than 0.9.
 

@@ -211,6 +211,7 @@ def redrawn(solution):
     return ej.bootstrap(solution, key=jax.random.key(3), draws=FEW)
 
 
+@pytest.mark.slow
 def test_draws_of_pools_side_by_side(image, solution):
     found = ej.refine(image, make_model(), solution, list(TRUE))
     assert found.loss == "pools"

@@ -54,6 +54,7 @@ def simpler(run, monkeypatch):
     monkeypatch.setattr(run, "demo_model", lambda: model)
 
 
+@pytest.mark.slow
 def test_figure1_model(script, tmp_path, monkeypatch):
     run = script("figure1_model")
     simpler(run, monkeypatch)

@@ -280,6 +280,7 @@ def test_two_halves_of_one_detector_are_that_detector(x64):
     np.testing.assert_allclose(2 * two["H"], one["H"], rtol=1e-3, atol=1e-2)
 
 
+@pytest.mark.slow
 def test_compositions_are_recovered_with_smaller_errors_than_by_either_detector():
     model, pulls = make_model(), []
     for seed in range(3):
@@ -296,6 +297,7 @@ def test_compositions_are_recovered_with_smaller_errors_than_by_either_detector(
     assert np.sqrt(np.mean(np.square(pulls))) < 1.6
 
 
+@pytest.mark.slow
 def test_two_angles_determine_the_mass_thickness():
     """Of elements with one line each, whose amounts and absorption one spectrum can hardly part."""
     true = make_model()
@@ -330,6 +332,7 @@ def test_everything_of_each_detector_is_refined_with_the_sensitivity():
     assert list(np.unique(result.dataset["detector"])) == [1, 2]
 
 
+@pytest.mark.slow
 def test_the_other_losses_and_what_follows(example):
     model, image, solution = example
     off = adjusted(model, {"noise_fwhm of detector 2": 80.0, "sensitivity of detector 2": 0.5})

@@ -31,6 +31,7 @@ def true_composition(image, model, phase):
     return {e.symbol: float(x) for e, x in zip(model.elements, percent, strict=True) if x > 0}
 
 
+@pytest.mark.slow
 def test_a_known_composition_is_kept_and_its_phase_found(image, model):
     """By the default fit, which would put the smallest of the phases last by itself, too."""
     known = true_composition(image, model, 2)

@@ -292,6 +292,7 @@ def test_a_wrong_detector_is_put_right(problem):
     assert abs(off) < 3.5 * total
 
 
+@pytest.mark.slow
 def test_the_same_with_every_pixel_and_with_pools():
     """Phases that absorb differently, each by its own composition."""
     true = adjusted(make_model(), WRONG)

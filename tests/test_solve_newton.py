@@ -411,6 +411,7 @@ def in_both_precisions():
     return np.array(found).T
 
 
+@pytest.mark.slow
 def test_float32_ends_at_an_optimum_of_float64():
     steps, left, at_end = in_both_precisions()
     assert steps.max() <= 30
