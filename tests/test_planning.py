@@ -319,7 +319,7 @@ BAD = {
     "angle": ("--composition MgO --beam-energy 200 --density 3 --thickness 9 --out new",
               "--take-off-angle"),
     "parameter": ("--composition MgO --beam-energy 200 --parameters mass_thickness --out new",
-                  "--parameters names 'mass_thickness'"),
+                  "add both"),
     "no file": ("none.hspy --composition MgO --out new", "no file none.hspy"),
 }  # fmt: skip
 

@@ -21,9 +21,9 @@ def detection_limits(
 
     - `counts`: of each phase, of all pixels together.
 
-    NaN for a phase without other elements, or without counts; at most 1.
+    At most 1, which stands for "not known", as in a phase without other elements or counts.
     """
-    limits = np.full(stderr.shape, np.nan)
+    limits = np.ones(stderr.shape)
     for a, n in enumerate(counts):
         own = matrix if matrix.ndim == 2 else matrix[a]
         present = _errors(own, weights[:, a], n, rows)
