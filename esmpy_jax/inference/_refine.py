@@ -14,7 +14,7 @@ from ..solve import BatchFactorisation
 from ._descent import descend
 from ._fitted_counts import Batches, fitted_counts
 from ._image import SpectrumImage
-from ._refinement import Refinement, refinement
+from ._refinement import Refinement, neutral, refinement
 from ._scoring import score
 from ._solution import Solution
 from ._tangents import parametrised
@@ -91,8 +91,12 @@ def refine(
     )
     counts, weights, abundances = fitted_counts(image, model, solution, loss)
     given, (asked, priors) = model, _chosen(model, parameters, np.asarray(counts.sum_spectrum()))
-    as_given, at_first = parametrised(given)
     chosen, start = parametrised(asked, priors)
+    had = adjustables(given)
+    if all(name in had or neutral(name) for name in priors):
+        as_given, at_first = chosen, start  # the same spectra, and one program for both
+    else:
+        as_given, at_first = parametrised(given)
     moved = [chosen.names.index(name) for name in priors]
     options: dict[str, Any] = {
         "held_abundances": loss != "pixels",

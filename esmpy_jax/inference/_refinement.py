@@ -172,7 +172,7 @@ def refinement(
     for i, k in enumerate(moved):
         name, prior = parametrised.names[k], parametrised.priors[k]
         found[name] = RefinedParameter(
-            before=float(prior.value(start[k])) if name in had or _neutral(name) else float("nan"),
+            before=float(prior.value(start[k])) if name in had or neutral(name) else float("nan"),
             after=float(prior.value(point.coordinates[k])),
             stderr=abs(float(prior.slope(point.coordinates[k]))) * float(sd[i]),
             unit=known[name].unit,
@@ -207,7 +207,7 @@ def refinement(
     )
 
 
-def _neutral(name: str) -> bool:
+def neutral(name: str) -> bool:
     """Whether a parameter that is switched on changes nothing at the value it starts from."""
     return any(part in name for part in (" ratio", " energy", "_correction_"))
 
