@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 import esmpy_jax as ej
 from esmpy_jax import inference
 from esmpy_jax.cli import app
+from esmpy_jax.cli._app import _with_flags
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -183,3 +184,8 @@ def test_input_errors_reach_the_user_unchanged(folder, monkeypatch):
         ej.load("none.hspy")
     result = CliRunner().invoke(app, ["info", "none.hspy"])
     assert result.stderr.strip() == str(caught.value)
+
+
+def test_arguments_are_named_by_their_options():
+    said = _with_flags("Leave bound_oxygen out and give dwell_time and `bin`.")
+    assert said == "Leave --oxides out and give --dwell-time and --bin."

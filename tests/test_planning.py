@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import esmpy_jax as ej
 from esmpy_jax import plot
 from esmpy_jax.cli import app
-from esmpy_jax.cli._plan import _amount
+from esmpy_jax.cli._planned import amount
 from esmpy_jax.inference import expected_errors, needed_counts
 from esmpy_jax.simulate import Phase, phase_weights
 
@@ -151,7 +151,7 @@ def test_errors_on_the_left_and_limits_on_the_right():
     assert right.get_ylabel() == "limit of detection (at%)"
 
 
-def test_where_the_error_is_as_large_as_the_amount():
+def test_where_the_error_is_as_large_as_theamount():
     """7 % at 1000 counts of an element of 1.5 at%: at 1000 (7 / 1.5)² counts."""
     figure = plot.plot_planning(planned())
     (circle,) = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
@@ -344,4 +344,4 @@ def test_bad_input_gets_one_sentence(tmp_path, monkeypatch, name):
      (1.1e7, "11,000,000"), (np.nan, "out of reach")],
 )  # fmt: skip
 def test_counts_are_rounded_up(value, text):
-    assert _amount(value) == text
+    assert amount(value) == text

@@ -341,9 +341,7 @@ def test_parameters_that_cannot_be_told_apart_are_named(problem):
 
 def test_the_default_set_depends_on_the_model(problem):
     believed, _, image = problem
-    thin = (
-        make_model(thickness=None) if False else dataclasses.replace(believed, mass_thickness=None)
-    )
+    thin = dataclasses.replace(believed, mass_thickness=None)
     result = ej.refine(image, thin, max_steps=1)
     assert "mass_thickness" not in result.parameters
     assert {"energy_offset", "fano", "tail_depth"} <= set(result.parameters)

@@ -30,6 +30,9 @@ _ARGUMENTS = re.compile(
     r"|tilt_alpha|tilt_beta|beam_current|dwell_time|live_time|solid_angle|bound_oxygen|(?<=`)(?:signal|region|bin))\b`?"
 )
 
+#: Arguments whose options have names of their own.
+_OWN_NAMES = {"bound_oxygen": "oxides"}
+
 #: Exit status for bad input, and for a fit that went wrong with good input.
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
@@ -78,7 +81,11 @@ def _with_flags(sentence: str) -> str:
     """
     if re.search(r"(?<!\S)--[a-z]", sentence):
         return sentence
-    return re.sub(_ARGUMENTS, lambda found: f"--{found[1].replace('_', '-')}", sentence)
+
+    def option(found: re.Match[str]) -> str:
+        return "--" + _OWN_NAMES.get(found[1], found[1]).replace("_", "-")
+
+    return re.sub(_ARGUMENTS, option, sentence)
 
 
 def _is_ours(error: BaseException) -> bool:

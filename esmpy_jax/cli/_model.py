@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .._checks import check
@@ -51,6 +52,15 @@ def read_detector(
         "fano": "default",
     }
     return Detector(efficiency=share, resolution=Resolution.from_mn_ka(fwhm)), sources
+
+
+def check_absorbing(names: Sequence[str], thickness: float | None, density: float | None) -> None:
+    """Raise `InputError` for the mass-thickness of a model without self-absorption."""
+    check(
+        "mass_thickness" not in names or thickness is not None or density is not None,
+        "--parameters names mass_thickness, but without --thickness and --density the model has no "
+        "self-absorption; add both.",
+    )
 
 
 def with_sources(model: EDSModel, sources: dict[str, str]) -> EDSModel:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import pathlib
 from collections.abc import Sequence
@@ -12,13 +11,13 @@ import numpy as np
 
 from .._checks import check
 from . import _options as o
-from ._model import read_detector, with_sources
+from ._model import check_absorbing, read_detector, with_sources
 from ._output import check_folder, filled
-from ._terminal import console, table, working
+from ._planned import STRAY, print_inputs, print_phase, write_errors, write_needed
+from ._terminal import console, working
 
 if TYPE_CHECKING:
     import xarray as xr
-    from rich.console import Console
 
     from ..inference import SpectrumImage
     from ..model import EDSModel
@@ -26,9 +25,7 @@ if TYPE_CHECKING:
 _FILES = ("plan.csv", "needed.csv", "plan.png")
 _AXIS = 0.2, 0.01, 20.0  # keV: first channel, width, end
 _MOST_CHANNELS = 100_000
-_STRAY = 0.05  # of the lines' counts, each column
 _REACH = 1e9  # counts up to which the wanted error is looked for
-_MN_KA = 5.895  # keV
 
 
 def plan(
@@ -81,6 +78,7 @@ def plan(
     check(len(set(phases)) == len(phases), f"--composition {composition} holds one phase twice.")
     doses = _doses(counts)
     names = o.words(parameters)
+    check_absorbing(names, thickness, density)
     cuts = o.split_energies(split)
     kept: Any = o.numbers(energy_range, ("LO", "HI"), "--energy-range")
     check(
@@ -131,7 +129,7 @@ def plan(
         grid = _grid(doses)
         found = [
             expected_errors(
-                model, phase, grid, continuum=continuum, stray=_STRAY, parameters=names
+                model, phase, grid, continuum=continuum, stray=STRAY, parameters=names
             ).expand_dims(phase=[phase])
             for phase in phases
         ]
@@ -141,16 +139,16 @@ def plan(
         shown = data.sel(counts=slice(doses[0] / around, doses[-1] * around))
         picture = png(plot.plot_planning(shown, error=error, counts_per_pixel=counts_per_pixel))
     with filled(out, _FILES) as folder:
-        _write(data.sel(counts=doses), folder / "plan.csv")
-        _write_needed(needed, error, folder / "needed.csv")
+        write_errors(data.sel(counts=doses), folder / "plan.csv")
+        write_needed(needed, error, folder / "needed.csv")
         (folder / "plan.png").write_bytes(picture)
     screen = console()
     axis = "read from the file" if file is not None else "default"
     if any(value is not None for value in (energy_offset, energy_gain, kept)):
         axis = "given"
-    _print_inputs(model, axis, continuum, screen)
+    print_inputs(model, axis, continuum, screen)
     for phase in phases:
-        _print_phase(data.sel(counts=doses), needed, phase, error, counts_per_pixel, screen)
+        print_phase(data.sel(counts=doses), needed, phase, error, counts_per_pixel, screen)
     screen.print(
         "±: the smallest standard error of at% that counting allows. <: the limit of detection, "
         "3.29 standard errors at none of the element. Last: the counts of the phase that bring "
@@ -250,17 +248,10 @@ def _image(
 
 
 def _check_parameters(model: EDSModel, names: Sequence[str]) -> None:
-    import numpy as np
-
     from ..model import adjustables, switched_on
 
     known = adjustables(switched_on(model, names, np.ones(model.energy_axis.size)))
     for name in names:
-        check(
-            name != "mass_thickness" or name in known,
-            "--parameters names mass_thickness, but without --thickness and --density the model "
-            "has no self-absorption; add both.",
-        )
         check(
             name in known,
             f"--parameters names '{name}', which the model has not; choose among "
@@ -282,125 +273,3 @@ def _needed(data: xr.Dataset, error: float) -> xr.Dataset:
         error=needed_counts(data["composition_stderr"], error),
         detection=needed_counts(data["detection_limit"], error),
     )
-
-
-def _rows(data: xr.Dataset):
-    """(phase, element, its part of the dataset) of every phase and element."""
-    for phase in data["phase"].values:
-        for element in data["element"].values:
-            yield str(phase), str(element), data.sel(phase=phase, element=element)
-
-
-def _write(data: xr.Dataset, path: pathlib.Path) -> None:
-    """`plan.csv`: one row for each phase, element and number of counts."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["phase", "element", "at%", "counts", "at% stderr", "detection limit"])
-        for phase, element, own in _rows(data):
-            for n in own["counts"].values:
-                one = own.sel(counts=n)
-                numbers = (one[name].item() for name in ("composition_stderr", "detection_limit"))
-                amount = f"{own['composition'].item():.6g}"
-                writer.writerow([phase, element, amount, f"{n:.6g}", *map(_short, numbers)])
-
-
-def _write_needed(needed: xr.Dataset, error: float, path: pathlib.Path) -> None:
-    """`needed.csv`: one row for each phase and element."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        titles = ["wanted at%", "counts for this error", "counts to detect it"]
-        writer.writerow(["phase", "element", "at%", *titles])
-        for phase, element, own in _rows(needed):
-            numbers = (_short(own[name].item()) for name in ("error", "detection"))
-            amount = f"{own['composition'].item():.6g}"
-            writer.writerow([phase, element, amount, f"{error:.6g}", *numbers])
-
-
-def _short(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.6g}"
-
-
-def _print_inputs(model: EDSModel, axis_source: str, continuum: float, out: Console) -> None:
-    """What the model was made from, and where each part came from."""
-    import jax.numpy as jnp
-
-    known, axis = model.parameters(), model.energy_axis
-    edges = np.asarray(axis.edges, float)
-    fwhm = 1e3 * float(model.detector.resolution.fwhm(jnp.asarray(_MN_KA)))
-    rows = [
-        ("beam energy", f"{model.beam_energy:g} keV", known["beam_energy"].source),
-        (
-            "energy axis",
-            f"{axis.size} channels of {1e3 * float(axis.gain):.4g} eV, {edges[0]:.4g} to "
-            f"{edges[-1]:.4g} keV",
-            axis_source,
-        ),
-        ("efficiency", str(known["efficiency"].value), known["efficiency"].source),
-        ("resolution", f"{fwhm:.4g} eV at Mn Kα", known["noise_fwhm"].source),
-    ]
-    if model.mass_thickness is None:
-        rows.append(("self-absorption", "none; --thickness and --density add it", "default"))
-    else:
-        layer = f"{known['thickness'].value:.4g} nm of {known['density'].value:.4g} g/cm³"
-        angle = known["take_off_angle"]
-        rows.append(("self-absorption", layer, known["mass_thickness"].source))
-        rows.append(("take-off angle", f"{angle.value:.4g}°", angle.source))
-    stray = [c.label for c in model.columns if c.kind.value == "stray"]
-    rows.append(("continuum", f"{continuum:g} of the counts in lines", "--continuum"))
-    if stray:
-        rows.append(("stray", f"{', '.join(stray)}: each {_STRAY:g} of them", "default"))
-    grid = table()
-    for name in ("quantity", "value", "from"):
-        grid.add_column(name)
-    for row in rows:
-        grid.add_row(*row)
-    out.print(grid)
-    out.print()
-
-
-def _print_phase(
-    data: xr.Dataset,
-    needed: xr.Dataset,
-    phase: str,
-    error: float,
-    counts_per_pixel: float | None,
-    out: Console,
-) -> None:
-    """Errors or limits of each element by counts, and the counts that the wanted error takes."""
-    grid = table(phase)
-    grid.add_column("\nelement")
-    grid.add_column("\nat%", justify="right")
-    for n in data["counts"].values:
-        number = f"{n:,.0f}" if n == round(n) else f"{n:,.6g}"
-        grid.add_column(f"{number}\ncounts", justify="right", no_wrap=True)
-    grid.add_column(f"counts for\n{error:g} at%", justify="right", no_wrap=True)
-    if counts_per_pixel is not None:
-        title = f"pixels of\n{counts_per_pixel:.4g} counts"
-        grid.add_column(title, justify="right", no_wrap=True)
-    for element in data["element"].values:
-        own, takes = (d.sel(phase=phase, element=element) for d in (data, needed))
-        amount = own["composition"].item()
-        kind, sign = ("composition_stderr", "±") if amount > 0 else ("detection_limit", "<")
-        cells = [f"{sign} {_two(v)}" if v < 100 else "not known" for v in own[kind].values]
-        ends = [takes["error" if amount > 0 else "detection"].item()]
-        if counts_per_pixel is not None:
-            ends.append(ends[0] / counts_per_pixel)
-        shown = f"{amount:.4g}" if amount > 0 else "–"
-        grid.add_row(str(element), shown, *cells, *map(_amount, ends))
-    out.print(grid)
-    out.print()
-
-
-def _two(value: float) -> str:
-    """Two digits: 6.0, 0.54, 12."""
-    return f"{value:#.2g}".rstrip(".")
-
-
-def _amount(value: float) -> str:
-    """A whole number, rounded up to two digits."""
-    if math.isnan(value):
-        return "out of reach"
-    if value <= 1:
-        return "1"
-    step = 10.0 ** max(math.floor(math.log10(value)) - 1, 0)
-    return f"{step * math.ceil(value / step - 1e-9):,.0f}"

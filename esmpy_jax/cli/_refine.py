@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .._checks import check
 from . import _options as o
 from ._fit import decompose
-from ._model import read_detector
+from ._model import check_absorbing, read_detector
 from ._refined import Refined
 from ._terminal import working
 
@@ -44,8 +44,7 @@ def refine(parameters: o.Parameters = None, loss: o.Loss = "summed", **options: 
     names = None
     if parameters is not None:
         names = o.words(parameters)
-        absorbing = options["thickness"] is not None or options["density"] is not None
-        check_names(names, absorbing, options)
+        check_names(names, options)
     decompose(**options, refining=functools.partial(refined, names=names, loss=loss))
 
 
@@ -80,7 +79,7 @@ def refined(
     )
 
 
-def check_names(names: Sequence[str], absorbing: bool, options: Mapping[str, Any]) -> None:
+def check_names(names: Sequence[str], options: Mapping[str, Any]) -> None:
     """Raise `InputError` for names that no model made with these options has.
 
     Asks a model of one element, so that the file need not be read for it.
@@ -90,11 +89,7 @@ def check_names(names: Sequence[str], absorbing: bool, options: Mapping[str, Any
         "--parameters names nothing; give names such as energy_offset,energy_gain, or leave it "
         "out.",
     )
-    check(
-        absorbing or "mass_thickness" not in names,
-        "--parameters names mass_thickness, but without --thickness and --density the model has no "
-        "self-absorption; add both.",
-    )
+    check_absorbing(names, options["thickness"], options["density"])
 
     import dataclasses
 

@@ -74,9 +74,9 @@ def expected_errors(
         "positive ratio for the continuum, without which nothing is hard to see.",
     )
     atoms = atomic_fractions(model, composition)
-    known = _weights(model, atoms, continuum, stray)
-    matrix = model.basis(jnp.asarray(known, float)).endmembers(jnp.asarray(known, float))
-    model = switched_on(model, list(parameters), np.asarray(matrix)[:, 0])
+    weights = _weights(model, atoms, continuum, stray)
+    spectrum = model.endmembers(jnp.asarray(weights, float))[:, 0]
+    model = switched_on(model, list(parameters), np.asarray(spectrum))
     every, start = parametrised(model)
     for name in parameters:
         check(

@@ -32,7 +32,7 @@ from ..solve import AbstractSolver, Fixed, GivenStart, Problem, solve_batch
 from ..solve._batch import fit_bytes
 from ._absent import errors_by, is_absent, pool_penalty
 from ._known import KnownPhases
-from ._pools import number_of_pools, pooled_by_shares
+from ._pools import as_bright, number_of_pools, pooled_by_shares
 from ._solution import Solution
 
 #: Least share of a phase in a pixel with which a fit begins.
@@ -196,9 +196,7 @@ def _in_pools(
     dose = np.asarray(pools.exposure, np.float64)
     spectra = np.asarray(fitted.basis.endmembers(as_floats(fitted.weights)), np.float64)
     if not summed:
-        per_unit = spectra.sum(0) @ shares * dose
-        total = np.asarray(pools.pixel_totals(), np.float64)
-        amounts = shares * np.where(per_unit > 0, total / np.where(per_unit > 0, per_unit, 1), 0)
+        amounts = as_bright(pools, spectra, shares)
         return dataclasses.replace(
             fitted,
             abundances=np.maximum(amounts, _FLOOR * amounts.sum(0)),

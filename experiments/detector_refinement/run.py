@@ -149,8 +149,8 @@ def table(rows: list[dict[str, float]], believed: ej.EDSModel, true: ej.EDSModel
     """Both tables as Markdown."""
     known = adjustables(believed)
     lines = [
-        "| parameter | believed | true | found, mean | within 1 / 2 standard errors |",
-        "|---|---|---|---|---|",
+        "| parameter | believed | true | found, mean | within 1 / 2 standard errors | rms of it |",
+        "|---|---|---|---|---|---|",
     ]
     for name in NAMES:
         z = np.array([row[f"{name} z"] for row in rows])
@@ -162,7 +162,8 @@ def table(rows: list[dict[str, float]], believed: ej.EDSModel, true: ej.EDSModel
         ]
         cells = " | ".join(f"{v:.6g} {unit}".strip() for v in values)
         inside = [int((np.abs(z) < k).sum()) for k in (1, 2)]
-        lines.append(f"| {name} | {cells} | {inside[0]} / {inside[1]} of {len(z)} |")
+        rms = np.sqrt((z**2).mean())
+        lines.append(f"| {name} | {cells} | {inside[0]} / {inside[1]} of {len(z)} | {rms:.2f} |")
     columns = ("at% before", "at% after", "at% true model")
     middle = [float(np.nanmedian([row[c] for row in rows])) for c in columns]
     lines += [

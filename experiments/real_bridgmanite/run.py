@@ -72,7 +72,9 @@ def sections(image: ej.SpectrumImage, quick: bool, out: pathlib.Path) -> Iterato
     yield "The image", of_image(image.bin(8) if quick else image, model, last, out)
 
 
-def build(image: ej.SpectrumImage, more: tuple[str, ...] = (), tail: bool = True) -> ej.EDSModel:
+def build(
+    image: ej.SpectrumImage, more: tuple[str, ...] = (), tail: bool = True, oxygen: bool = True
+) -> ej.EDSModel:
     """The model before anything is refined; `more`: further stray elements."""
     return ej.EDSModel.from_image(
         image,
@@ -81,7 +83,7 @@ def build(image: ej.SpectrumImage, more: tuple[str, ...] = (), tail: bool = True
         detector=refinements.detector(130.0, tail),
         thickness=100,
         density=4.5,
-        bound_oxygen=True,  # the axis begins above oxygen's line
+        bound_oxygen=oxygen,  # the axis begins above oxygen's line
     )
 
 
@@ -133,6 +135,12 @@ def variants(image: ej.SpectrumImage, model: ej.EDSModel, names: list[str]) -> s
         lines.append(f"{row(f'and {more}', found, seconds)} {value} |")
     without = [n for n in names if not n.startswith(("tail", "shelf"))]
     lines.append(row("no tail, no shelf", *timed(image, build(image, tail=False), without)) + " |")
+    found, seconds = timed(image, build(image, oxygen=False), names)
+    one = found.parameters["mass_thickness"]
+    value = (
+        f"mass_thickness {one.after:.2g} ± {one.stderr:.1g} {one.unit} ({one.coordinate:+.1f} sd)"
+    )
+    lines.append(f"{row('no oxygen', found, seconds)} {value} |")
     return "\n".join(lines)
 
 
