@@ -130,5 +130,9 @@ def test_without_pure_pools_mixtures_are_left_to_the_purity(most, strength):
     counts = as_counts(data, scan_shape=(64, 64))
     first = _binned(counts, basis, weights, maps)
     bins = Bins(counts, [(8,)])
+    bins(counts, 8)
     again = refit(job, bins, counts, first, jnp.asarray(maps, float), 2.0, (0.25, 4.0), 1000)
-    assert float(again.problem.regulariser.strength) == strength
+    own, around = again.problem.regulariser.terms
+    assert (float(own.strength), float(around.strength)) == (strength, 0.0)
+    # the pools lie where the bins do, and so run their program
+    assert again.problem.counts.scan_shape == bins.grid(8)

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from esmpy_jax.inference import _bins
 from esmpy_jax.inference._bins import Bins
 from esmpy_jax.objective import as_counts, bin_counts, relative_to_counts, thin
 
@@ -12,7 +13,11 @@ from esmpy_jax.objective import as_counts, bin_counts, relative_to_counts, thin
 @pytest.mark.parametrize("mean", [0.01, 0.06, 2.0])
 @pytest.mark.parametrize("shape", [(16, 18), (15, 17), (60,)])
 @pytest.mark.parametrize("seed", range(3))
-def test_all_sizes_and_parts_share_shapes_and_keep_their_counts(mean, shape, seed):
+@pytest.mark.parametrize("few", [0, 2**20])
+def test_all_sizes_and_parts_share_shapes_and_keep_their_counts(
+    mean, shape, seed, few, monkeypatch
+):
+    monkeypatch.setattr(_bins, "FEW", few)
     rng = np.random.default_rng(seed)
     brightness = rng.gamma(2.0, 0.5, (*(1 for _ in shape), 300))
     counts = as_counts(rng.poisson(mean * brightness, (*shape, 300)))
@@ -37,7 +42,8 @@ def test_all_sizes_and_parts_share_shapes_and_keep_their_counts(mean, shape, see
             # nothing lies outside
             assert values.sum() == own.sum()
             assert (exposure > 0).sum() == (exposure[inside] > 0).sum()
-    assert len(kinds) == (1 if binned.is_sparse else 3)
+    assert not (few and binned.is_sparse)
+    assert len(kinds) == (1 if few or binned.is_sparse else 3)
 
 
 @pytest.mark.parametrize("shape", [(16, 18), (15, 17), (60,)])

@@ -95,6 +95,30 @@ def test_variation_is_its_formula(shape, x64):
     np.testing.assert_allclose(TotalVariation(1.1, 0.3).value(jnp.asarray(maps)), 1.1 * total)
 
 
+@pytest.mark.parametrize("kind", [TotalVariation, LogSparsity, RegionalSparsity])
+@pytest.mark.parametrize("seed", range(3))
+def test_pixels_outside_cost_nothing_and_pull_nowhere(kind, seed, x64):
+    """Maps in the corner of a larger grid are worth what they are alone."""
+    own = jnp.asarray(maps_like((3, 4, 5), seed))
+    inside = np.zeros((6, 8), bool)
+    inside[:4, :5] = True
+    wide = jnp.asarray(maps_like((3, 6, 8), seed + 10)).at[:, :4, :5].set(own)
+    direction = jnp.asarray(np.random.default_rng(seed).standard_normal(wide.shape))
+    alone, among = kind(1.1, 0.3), kind(1.1, 0.3, jnp.asarray(inside))
+    for expected, found in zip(everything(alone, own), everything(among, wide), strict=True):
+        if expected.ndim == 0:
+            np.testing.assert_allclose(found, expected, rtol=1e-9)
+        else:
+            np.testing.assert_allclose(found[:, :4, :5], expected, rtol=1e-9, atol=1e-12)
+            assert not jnp.where(inside, 0.0, found).any()
+    ours = curved(among, wide, direction)[1]
+    theirs = curved(alone, own, direction[:, :4, :5])[1]
+    np.testing.assert_allclose(ours[:, :4, :5], theirs, rtol=1e-9, atol=1e-9)
+    assert not jnp.where(inside, 0.0, ours).any()
+    with pytest.raises(InputError, match=r"pixels has shape \(6, 8\); the maps have \(4, 5\)"):
+        among.value(own)
+
+
 def test_variation_of_small_steps_is_smoothness(x64):
     """With steps of epsilon / 1000 the next term of the root is 1e-6 / 4 of the first."""
     maps = jnp.asarray(1 + 1e-4 * np.random.default_rng(0).random((3, 4, 5)))

@@ -5,15 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
-from .._arrays import as_floats, on_device
+from .._arrays import as_floats
 from .._types import Abundances, Endmembers
-from ..objective import AbstractCounts, AbstractRegulariser, LogSparsity, exposure_or_one
+from ..objective import AbstractCounts, AbstractRegulariser
 from ..solve import Factorisation, GivenStart
 from ..solve._pixel_quadratics import symmetric
 from ._bins import Bins
 from ._choices import Judged, Parts, Tried, above_lowest, losses_of
 from ._held_out import difference
-from ._job import FLOOR, SMALL_SHARE, Job, floored, smoothing
+from ._job import FLOOR, Job, floored, purity_penalty, smoothing
 from ._pools import ENOUGH, pure_counts
 
 #: Nats that are strong evidence.
@@ -39,15 +39,18 @@ def try_absent(
     Kass & Raftery, J. Am. Stat. Assoc. 90 (1995) 773). No level (0) means the candidate as it is.
     """
     candidate = found.candidate
-    regulariser = smoothing(found.smoothness or 0.0) if given is None else given
+    strength = found.smoothness or 0.0
     maps = found.maps
     if parts.window is not None:
         start = bins.at_full_resolution(candidate.fit.abundances, candidate.factor, FLOOR)
-        maps = job.maps(parts.train, candidate.fit, start, regulariser).abundances
+        pixels = None if parts.frame is None else parts.frame.pixels
+        everywhere = smoothing(strength, pixels) if given is None else given
+        maps = job.maps(parts.train, candidate.fit, start, everywhere).abundances
     if job.is_late:
         return 0.0, ()
     purities = least, candidate.purity
     fit = refit(job, bins, parts.train, candidate.fit, maps, level, purities, max_steps)
+    regulariser = parts.smoothing(strength) if given is None else given
     new = job.maps(parts.to_fit, fit, parts.cut(floored(maps)), regulariser).abundances
     losses = [losses_of(parts.to_judge, fit, new), found.losses]
     worse, error = difference(*losses)
@@ -98,11 +101,10 @@ def is_absent(
 
 def pool_penalty(
     pools: AbstractCounts, shares: Float[np.ndarray, "phase pool"], purities: tuple[float, float]
-) -> LogSparsity:
+) -> AbstractRegulariser:
     """The penalty on small shares; see `refit` for `purities`."""
     anchored = (pure_counts(pools, shares) >= ENOUGH).all()
-    seen = on_device(np.asarray(exposure_or_one(pools)).ravel() > 0)
-    return LogSparsity(purities[0 if anchored else 1], SMALL_SHARE, seen)
+    return purity_penalty(purities[0 if anchored else 1], pools, regional=0.0)
 
 
 def share_errors(

@@ -14,14 +14,18 @@ from ..objective._build import Storage
 from ..solve import upsample
 from ._pools import number_of_pools, pooled_by_shares
 
+#: Values that are stored densely whatever they are: then rows cost no more than the counts in them.
+FEW = 2**20
+
 
 class Bins:
     """`bins(counts, factor)` is the binned image or a part of it, in shapes that they share.
 
     So the fits to a part and to everything run one program. So do those of the sizes of a group:
     their bins lie in one corner of the grid of the smallest ones, and what lies outside has neither
-    counts nor exposure. Only on the CPU, where counts that are stored densely would make that cost
-    more than it saves, these have a grid for each size.
+    counts nor exposure. Only on the CPU, where many counts that are stored densely would make that
+    cost more than it saves, these have a grid for each size. Few counts are always stored densely,
+    in a shape that the next image shares, and pools lie in a grid of bins that suits them.
     One object keeps the binned whole image and the shapes.
 
     - `groups`: the numbers of pixels along an axis of a bin that will be asked for.
@@ -33,7 +37,7 @@ class Bins:
         self._grids: dict[int, tuple[int, ...]] = {}
         self._storage: dict[int, Storage] = {}
         self._binned: dict[int, AbstractCounts] = {}
-        self._alike = Alike(spare=math.inf)
+        self._alike = Alike(spare=math.inf, least=np.uint16)
 
     def __call__(self, counts: AbstractCounts, factor: int) -> AbstractCounts:
         self._prepare(factor)
@@ -47,9 +51,10 @@ class Bins:
             return
         finest, *others = self._groups[factor]  # the storage of the finest suits them all best
         self._grids[finest] = self.shape(finest)
-        binned = {finest: self._in_grid(self.whole, finest)}
+        few = math.prod(self._grids[finest]) * self.whole.n_channels <= FEW
+        binned = {finest: self._in_grid(self.whole, finest, "dense" if few else "auto")}
         storage: Storage = "sparse" if binned[finest].is_sparse else "dense"
-        shared = storage == "sparse" or jax.default_backend() != "cpu"
+        shared = few or storage == "sparse" or jax.default_backend() != "cpu"
         for other in others:
             self._grids[other] = self.shape(finest if shared else other)
             binned[other] = self._in_grid(self.whole, other, storage)
@@ -86,8 +91,16 @@ class Bins:
     def pooled(
         self, counts: AbstractCounts, maps: Float[np.ndarray, "phase pixel"]
     ) -> tuple[AbstractCounts, Float[np.ndarray, "phase pool"]]:
-        """`pooled_by_shares`, into as many pools for a part as for the whole image."""
-        pools, shares = pooled_by_shares(counts, maps, number_of_pools(self.whole.total))
+        """`pooled_by_shares`, into as many pools for a part as for the whole image.
+
+        They fill a grid of bins that are stored densely, if there is one with half to twice as many
+        places as `number_of_pools` says, so that they run the program of the bins.
+        """
+        size = number_of_pools(self.whole.total)
+        places = {math.prod(self._grids[f]): f for f, s in self._storage.items() if s == "dense"}
+        near = [n for n in places if size <= 2 * n and n <= 2 * size]
+        shape = self._grids[places[max(near)]] if near else None
+        pools, shares = pooled_by_shares(counts, maps, size, shape)
         return self._alike(pools), np.asarray(shares)
 
     def at_full_resolution(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,6 +19,7 @@ from ..solve import (
     GivenStart,
 )
 from ._bins import Bins
+from ._frame import Frame, exposed
 from ._held_out import difference, held_out_losses, within_error
 from ._image import select_window
 from ._job import FLOOR, Job, again, best_of, floored, purity_penalty, smoothing
@@ -63,19 +65,21 @@ class Choices:
 class Parts:
     """The counts that are fitted and those that judge, as whole images and in a window of them.
 
-    Maps are compared in the window, which keeps a search in a large image affordable.
+    Maps are compared in the window, which keeps a search in a large image affordable. With a
+    `frame` the images lie in its grid.
     """
 
     train: AbstractCounts
     test: AbstractCounts
+    frame: Frame | None = None
     window: tuple[slice, ...] | None = None
     train_window: AbstractCounts | None = None
     test_window: AbstractCounts | None = None
 
     def windowed(self, maps: Abundances, max_pixels: int) -> "Parts":
         """With the window of at most `max_pixels` in which the maps differ most."""
-        shape = self.train.scan_shape
-        if self.train.n_pixels <= max_pixels:
+        shape = self.scan_shape
+        if math.prod(shape) <= max_pixels:
             return self
         side = int(max_pixels ** (1 / max(sum(s > 1 for s in shape), 1)))
         size = [min(s, side) for s in shape]
@@ -87,7 +91,7 @@ class Parts:
             tuple(slice(int(c), int(c) + w) for c, w in zip(corner, size, strict=True))
             for corner in itertools.product(*firsts)
         ]
-        shaped = np.asarray(maps).reshape(-1, *shape)
+        shaped = np.asarray(maps).reshape(-1, *self.train.scan_shape)
         spread = [shaped[(slice(None), *w)].reshape(len(shaped), -1).var(1).sum() for w in windows]
         best = windows[int(np.argmax(spread))]
         cut = (select_window(counts, best) for counts in (self.train, self.test))
@@ -99,6 +103,22 @@ class Parts:
             return maps
         shaped = maps.reshape(-1, *self.train.scan_shape)
         return shaped[(slice(None), *self.window)].reshape(len(maps), -1)
+
+    @property
+    def scan_shape(self) -> tuple[int, ...]:
+        """Of the image itself."""
+        return self.train.scan_shape if self.frame is None else self.frame.shape
+
+    @property
+    def counts_per_pixel(self) -> float:
+        """The mean of the counts that are fitted."""
+        return max(self.train.total / math.prod(self.scan_shape), 1e-9)
+
+    def smoothing(self, strength: float) -> AbstractRegulariser:
+        """Total variation of the maps that are compared."""
+        if self.window is not None or self.frame is None:
+            return smoothing(strength)
+        return smoothing(strength, self.frame.pixels)
 
     @property
     def to_fit(self) -> AbstractCounts:
@@ -120,7 +140,7 @@ class Candidate:
     purity: float
     starts: tuple[float, ...]
     purities: Tried
-    losses: Float[np.ndarray, " pixel"]
+    losses: Float[np.ndarray, " exposed"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +151,7 @@ class Judged:
     smoothness: float | None
     smoothnesses: Tried
     maps: Abundances
-    losses: Float[np.ndarray, " pixel"]
+    losses: Float[np.ndarray, " exposed"]
 
 
 def try_bins(
@@ -195,11 +215,11 @@ def try_smoothness(
     """
     start = bins.at_full_resolution(found.fit.abundances, found.factor, FLOOR)
     tried: dict[float, tuple[Abundances, np.ndarray]] = {}
-    root = np.sqrt(max(parts.train.total / parts.train.n_pixels, 1e-9))
+    root = np.sqrt(parts.counts_per_pixel)
 
     def loss(strength: float) -> float:
         if strength not in tried:
-            regulariser = smoothing(strength) if given is None else given
+            regulariser = parts.smoothing(strength) if given is None else given
             # the last maps are close, and with W held where a convex objective ends is the same
             begin = floored(next(reversed(tried.values()))[0]) if tried else parts.cut(start)
             maps = job.maps(parts.to_fit, found.fit, begin, regulariser).abundances
@@ -228,9 +248,10 @@ def try_smoothness(
 
 def losses_of(
     test: AbstractCounts, fit: Factorisation, maps: Abundances
-) -> Float[np.ndarray, " pixel"]:
-    """The losses of held-out counts under the W of a fit and maps."""
-    return np.asarray(held_out_losses(test, fit.basis.endmembers(fit.weights), maps))
+) -> Float[np.ndarray, " exposed"]:
+    """The losses of held-out counts, where there is exposure, under the W of a fit and maps."""
+    losses = np.asarray(held_out_losses(test, fit.basis.endmembers(fit.weights), maps))
+    return losses[exposed(test)]
 
 
 def above_lowest(values: Sequence[float | int], losses: Sequence[np.ndarray]) -> Tried:

@@ -37,6 +37,7 @@ from ..solve import (
 from ._absent import refit, try_absent
 from ._bins import Bins
 from ._choices import Choices, Judged, Parts, above_lowest, try_bins, try_smoothness
+from ._frame import Frame
 from ._held_out import within_error
 from ._job import Job, again, best_of, continued, floored, purity_penalty, smoothing
 from ._matched import MatchedStart
@@ -99,9 +100,12 @@ class CoarseToFine(eqx.Module):
     coarse_steps: int | None = None
     max_pixels: int = 32768
 
-    def bin_factor(self, counts: AbstractCounts) -> int:
-        """The smallest factor that is tried, unless smaller bins turn out to be better."""
-        return choose_factor(counts, self.factor, self.counts_per_bin, self.max_bins)
+    def bin_factor(self, counts: AbstractCounts, scan_shape: tuple[int, ...] | None = None) -> int:
+        """The smallest factor that is tried, unless smaller bins turn out to be better.
+
+        - `scan_shape`: of a scan that lies in a larger grid.
+        """
+        return choose_factor(counts, self.factor, self.counts_per_bin, self.max_bins, scan_shape)
 
     def purities_used(self, choices: Choices | None) -> tuple[float, float]:
         """The penalty on pools where each phase has nearly pure ones, and where one has none."""
@@ -128,7 +132,7 @@ class CoarseToFine(eqx.Module):
         """The fits of the binned or pooled and of the full image, with the same W, and the choices.
 
         Pools have no places. Bins may lie in a corner of a larger grid, where the others have no
-        exposure.
+        exposure; so may the pixels, unless there is nothing to choose or the regulariser is given.
 
         - `regulariser`: of the maps; `None` finds the strength of a `TotalVariation`.
 
@@ -162,10 +166,15 @@ class CoarseToFine(eqx.Module):
             given = NoRegulariser() if regulariser is None else regulariser
             return (*self._plain(job, whole, summed, given, steps), None)
 
+        frame = None
+        if regulariser is None:
+            frame = Frame(counts)
+            counts = frame.placed(counts)
+            whole = relative(counts)
         purities = self.purities if self.purity is None else (self.purity,)
         train, test = thin(counts, 1 - self.held_out, thinned)
-        parts = Parts(relative(train), test)
-        factors = self._factors(parts.train)
+        parts = Parts(relative(train), test, frame)
+        factors = self._factors(parts.train, parts.scan_shape)
         # the first two are always tried
         bins = Bins(whole, [factors[:2], *([f] for f in factors[2:])])
         found, factors = self._searched(job, parts, bins, purities, regulariser, steps)
@@ -188,6 +197,8 @@ class CoarseToFine(eqx.Module):
             tuple((scale * v, x) for v, x in found.smoothnesses),
             absents,
         )
+        if frame is not None:
+            regulariser = smoothing(choices.smoothness or 0.0, frame.pixels)
         return (*self._fitted(job, bins, candidate, choices, regulariser, steps), choices)
 
     def _check(self):
@@ -207,8 +218,8 @@ class CoarseToFine(eqx.Module):
 
     def _searched(self, job, parts, bins, purities, regulariser, steps):
         """The best candidate, and the losses of all bin sizes."""
-        factors = self._factors(parts.train)
-        first = _FIRST_SMOOTHNESS * np.sqrt(max(parts.train.total / parts.train.n_pixels, 1e-9))
+        factors = self._factors(parts.train, parts.scan_shape)
+        first = _FIRST_SMOOTHNESS * np.sqrt(parts.counts_per_pixel)
         tried: list[Judged] = []
         losses: list[np.ndarray] = []
         for factor in factors:
@@ -230,12 +241,12 @@ class CoarseToFine(eqx.Module):
         sums = above_lowest([c.candidate.factor for c in tried], losses)
         return min(tried, key=lambda c: np.sum(c.losses, dtype=np.float64)), sums
 
-    def _factors(self, counts):
+    def _factors(self, counts, scan_shape):
         """The bin sizes that may be tried, from the largest on."""
-        smallest = self.bin_factor(counts)
+        smallest = self.bin_factor(counts, scan_shape)
         if self.factor is not None:
             return [smallest]
-        axes = [s for s in counts.scan_shape if s > 1] or [1]
+        axes = [s for s in scan_shape if s > 1] or [1]
         factors = [2 * smallest] if min(axes) // (2 * smallest) >= 8 else []
         factors.append(smallest)
         while factors[-1] > 1:
@@ -248,8 +259,6 @@ class CoarseToFine(eqx.Module):
     def _fitted(self, job, bins, found, choices, regulariser, steps):
         """The fits to all counts with what was chosen."""
         whole = bins.whole
-        if regulariser is None:
-            regulariser = smoothing(choices.smoothness)
         binned = bins(whole, choices.factor)
         scale = 1 / (1 - self.held_out)
         penalty = purity_penalty(choices.purity, binned)

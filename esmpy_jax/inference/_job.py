@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Bool, PRNGKeyArray
 
 from .._arrays import as_floats, on_device
 from .._basis import Basis
@@ -131,16 +131,20 @@ class Job:
         )
 
 
-def purity_penalty(strength: float, counts: AbstractCounts) -> AbstractRegulariser:
-    """Half of the strength on each bin's own shares, half on those of its surroundings.
+def purity_penalty(
+    strength: float, counts: AbstractCounts, regional: float = 0.5
+) -> AbstractRegulariser:
+    """A part of the strength on the shares of each bin's surroundings, the rest on its own.
 
-    Bins without exposure have no part in it.
+    Bins without exposure have no part in it. Pools, which have no surroundings, have the same
+    penalty with no `regional` part, so that they run the program of the bins.
     """
-    each = 0.5 * strength
+    own, around = (1 - regional) * strength, regional * strength
     seen = None
     if counts.exposure is not None:
         seen = on_device(np.asarray(counts.exposure).reshape(counts.scan_shape) > 0)
-    return SumOf((LogSparsity(each, SMALL_SHARE, seen), RegionalSparsity(each, SMALL_SHARE, seen)))
+    terms = LogSparsity(own, SMALL_SHARE, seen), RegionalSparsity(around, SMALL_SHARE, seen)
+    return SumOf(terms)
 
 
 def again(fit: Factorisation, scale: float = 1.0) -> GivenStart:
@@ -168,9 +172,9 @@ def best_of(fits: Sequence[Factorisation]) -> Factorisation:
     return best
 
 
-def smoothing(strength: float) -> AbstractRegulariser:
-    """Total variation of a strength, or nothing."""
-    return TotalVariation(strength, SMALL_STEP) if strength > 0 else NoRegulariser()
+def smoothing(strength: float, pixels: Bool[Array, "*scan"] | None = None) -> AbstractRegulariser:
+    """Total variation of a strength among some pixels of the scan, or nothing."""
+    return TotalVariation(strength, SMALL_STEP, pixels) if strength > 0 else NoRegulariser()
 
 
 def floored(maps: Abundances) -> Abundances:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..solve import Factorisation
 from . import _areal
 from ._detection import detection_limits
 from ._fisher import free_abundances, information, weights_covariance
+from ._frame import cropped
 from ._identifiability import Ambiguity
 from ._image import Provenance, SpectrumImage
 from ._quantify import phase_composition
@@ -50,10 +52,11 @@ def labelled(
     n_columns, n_phases = fine.weights.shape
     scale, barren = _gauge(fine, rows)
     weights = np.asarray(fine.weights, float) / scale[None, :]
-    per_dose = np.asarray(fine.abundances, float) * scale[:, None]
+    of_image = partial(cropped, grid=fine.problem.counts.scan_shape, shape=counts.scan_shape)
+    per_dose = of_image(np.asarray(fine.abundances, float)) * scale[:, None]
     # H is per unit of the exposure that the image knows of, whatever the constraint made of it.
     known = np.asarray(exposure_or_one(counts), float)
-    dose = np.asarray(exposure_or_one(fine.problem.counts), float)
+    dose = of_image(np.asarray(exposure_or_one(fine.problem.counts), float))
     maps = per_dose * np.divide(dose, known, out=np.ones_like(known), where=known > 0)
     matrix = np.asarray(basis.matrix)
     spectra = (
@@ -72,7 +75,8 @@ def labelled(
     covariance = weights_covariance(weights, info)
     entries = (np.arange(n_columns)[:, None] * n_phases + order[None, :]).ravel()
     covariance = covariance[np.ix_(entries, entries)]
-    free = np.asarray(free_abundances(fine.problem, fine.weights, fine.abundances), np.int8)
+    free = free_abundances(fine.problem, fine.weights, fine.abundances)
+    free = of_image(np.asarray(free, np.int8))
     if fine.problem.fixed_abundances is not None:
         free = np.where(np.asarray(fine.problem.fixed_abundances.mask), -1, free)
     on_plane = isinstance(fine.problem.constraint, SumToOneAbundances)

@@ -16,6 +16,7 @@ from ..objective import AbstractCounts, SumToOneAbundances, relative_to_counts, 
 from ._bins import Bins
 from ._choices import Parts, try_bins
 from ._coarse import CoarseToFine
+from ._frame import Frame
 from ._held_out import difference, within_error
 from ._job import Job
 
@@ -69,9 +70,10 @@ def count_phases(
     check(most >= 1, f"At most {most} phases were asked for; give at least 1.")
     key = jr.key(0) if key is None else key
     thinned, choosing = jr.split(key)
-    train, test = thin(counts, 1 - solver.held_out, thinned)
-    parts = Parts(relative_to_counts(train), test)
-    factor = solver.bin_factor(train)
+    frame = Frame(counts)
+    train, test = thin(frame.placed(counts), 1 - solver.held_out, thinned)
+    parts = Parts(relative_to_counts(train), test, frame)
+    factor = solver.bin_factor(train, frame.shape)
     ends = None if max_seconds is None else time.perf_counter() + max_seconds
     purities = _PURITIES if solver.purity is None else (solver.purity,)
     first = basis if isinstance(basis, Basis) else basis(None)

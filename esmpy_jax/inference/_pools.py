@@ -5,6 +5,8 @@ pixels, however small a particle is, which a square bin is not. Expected counts 
 abundances, so the pooled counts are Poisson with the mean shares of the pool.
 """
 
+import math
+
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -28,18 +30,29 @@ def number_of_pools(total: int | float) -> int:
 
 
 def pooled_by_shares(
-    counts: AbstractCounts, maps: Float[np.ndarray, "phase pixel"], size: int
+    counts: AbstractCounts,
+    maps: Float[np.ndarray, "phase pixel"],
+    size: int,
+    shape: tuple[int, ...] | None = None,
 ) -> tuple[AbstractCounts, Float[Array, "phase pool"]]:
     """The counts of pixels with like shares added up, and the mean shares of each pool.
 
     Pixels go together that have the same two largest phases. Along the way from one of these to the
     other a pool is full at a total over `size`. The number of pools is fixed by that, those that
-    are left over are empty.
+    are left over are empty. With a `shape` the pools fill it, and `size` follows from that.
     """
     totals = np.asarray(counts.pixel_totals(), np.float64)
     dose = np.broadcast_to(np.asarray(exposure_or_one(counts), np.float64), (1, counts.n_pixels))[0]
+    if shape is not None:
+        size = max(math.prod(shape) - pairs_of(len(maps)), 1)
     pool, mean = assigned(totals, dose, maps, size)
-    return pool_counts(counts, pool, (mean.shape[1],), "dense"), as_floats(mean)
+    shape = (mean.shape[1],) if shape is None else shape
+    return pool_counts(counts, pool, shape, "dense"), as_floats(mean)
+
+
+def pairs_of(n: int) -> int:
+    """Pairs of n phases, each of which may leave one pool partly filled; at least one."""
+    return max(n * (n - 1) // 2, 1)
 
 
 def assigned(
@@ -62,7 +75,7 @@ def assigned(
         index = np.floor(filled * size / max(totals.sum(), 1.0)).astype(np.int64)
         pool[members] = offset + index
         offset += int(index[-1]) + 1
-    n_pools = size + max(n * (n - 1) // 2, 1)
+    n_pools = size + pairs_of(n)
     weight = np.maximum(dose, 1e-6 * max(dose.mean(), 1e-300))
     mean = np.stack([np.bincount(pool, weights=weight * row, minlength=n_pools) for row in shares])
     filled = mean.sum(0)

@@ -41,10 +41,12 @@ class Alike:
     largest need so far. Dense counts share the type of their values. Others stay as they are.
 
     - `spare`: slots that common rows may cost over those that suit an image best.
+    - `least`: the smallest type of the values of dense counts.
     """
 
-    def __init__(self, spare: float = 1.3):
+    def __init__(self, spare: float = 1.3, least: type[np.unsignedinteger] = np.uint8):
         self._spare = spare
+        self._least = np.dtype(least)
         self._forms: dict[tuple, list[_Form]] = {}
         self._types: dict[tuple, np.dtype] = {}
 
@@ -54,7 +56,7 @@ class Alike:
             return self._sparse(key, counts)
         if isinstance(counts, DenseCounts):
             own = np.dtype(counts.values.dtype)
-            common = self._types[key] = np.promote_types(self._types.get(key, own), own)
+            common = self._types[key] = np.promote_types(self._types.get(key, self._least), own)
             if common != own:
                 values = on_device(np.asarray(counts.values).astype(common))
                 return eqx.tree_at(lambda c: c.values, counts, values)

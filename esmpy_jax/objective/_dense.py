@@ -90,15 +90,17 @@ class DenseCounts(AbstractCounts):
         return jax.lax.scan(add, zeros, (self.values, self._tiled(abundances)))[0]
 
     def cross_pass(self, endmembers, abundances, spectra):
+        products = (endmembers[:, :, None] * spectra[:, None, :]).reshape(len(spectra), -1)
+
         def tile(args):
             counts, rows = args
             first, second = _tile_ratios(counts, rows, endmembers)
-            return _matmul(first, spectra), [
-                _matmul(second * d[None, :], spectra) for d in endmembers.T
-            ]
+            return _matmul(first, spectra), _matmul(second, products)
 
-        first, second = jax.lax.map(tile, (self.values, self._tiled(abundances)))
-        return self._by_pixel(first), jnp.stack([self._by_pixel(s) for s in second], 1)
+        tiles = jax.lax.map(tile, (self.values, self._tiled(abundances)))
+        first, second = (self._by_pixel(sums) for sums in tiles)
+        by_phase = second.reshape(endmembers.shape[1], spectra.shape[1], -1)
+        return first, jnp.swapaxes(by_phase, 0, 1)
 
     def steepest_drop(self, endmembers, abundances, change):
         def tile(args):

@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from .._arrays import as_floats
 from .._checks import check
@@ -169,29 +169,48 @@ def _added(pairs, maps):
 
 
 def weighted_neighbours(
-    maps: Maps, weights: Float[Array, "1 *scan"]
+    maps: Maps, weights: Float[Array, "1 *scan"], pixels: Bool[Array, "*scan"] | None = None
 ) -> tuple[Float[Array, "1 *scan"], Maps]:
     """The weights of each pixel's edges added up, and the so weighted sum of its neighbours.
 
     Every edge of the scan grid joins a pixel with the next one along an axis and has the weight of
-    the first of the two.
+    the first of the two, or none where one of them is not among `pixels`.
     """
     degree, total = jnp.zeros_like(weights), jnp.zeros_like(maps)
     for axis in range(1, maps.ndim):
-        edges = _first(weights, axis)
+        edges = among(pixels, _first(weights, axis), axis)
         degree = degree + _after(edges, axis) + _before(edges, axis)
         total = total + _after(edges * _second(maps, axis), axis)
         total = total + _before(edges * _first(maps, axis), axis)
     return degree, total
 
 
-def weighted_laplacian(maps: Maps, weights: Float[Array, "1 *scan"]) -> Maps:
+def weighted_laplacian(
+    maps: Maps, weights: Float[Array, "1 *scan"], pixels: Bool[Array, "*scan"] | None = None
+) -> Maps:
     """`degree * maps - neighbours` of `weighted_neighbours`, from differences."""
     total = jnp.zeros_like(maps)
     for axis in range(1, maps.ndim):
-        flow = _first(weights, axis) * jnp.diff(maps, axis=axis)
+        flow = among(pixels, _first(weights, axis), axis) * jnp.diff(maps, axis=axis)
         total = total + _before(flow, axis) - _after(flow, axis)
     return total
+
+
+def among(pixels: Bool[Array, "*scan"] | None, edges: Array, axis: int) -> Array:
+    """Values of the edges along an axis, zero for those that leave `pixels`."""
+    if pixels is None:
+        return edges
+    kept = _first(pixels[None], axis) & _second(pixels[None], axis)
+    return jnp.where(jnp.broadcast_to(kept, edges.shape), edges, 0.0)
+
+
+def check_pixels(regulariser: AbstractRegulariser, pixels: Array | None, maps: Maps) -> None:
+    """Raise `InputError` for a mask that has not the shape of the scan."""
+    check(
+        pixels is None or pixels.shape == maps.shape[1:],
+        f"{type(regulariser).__name__}.pixels has shape {None if pixels is None else pixels.shape};"
+        f" the maps have {maps.shape[1:]}.",
+    )
 
 
 def _first(maps, axis):

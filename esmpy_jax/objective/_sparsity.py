@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from .._checks import check
 from .._types import Scalar
-from ._regularisers import AbstractRegulariser, Maps, as_scalar, check_positive
+from ._regularisers import AbstractRegulariser, Maps, as_scalar, check_pixels, check_positive
 
 
 class _AbstractSparsity(AbstractRegulariser):
@@ -64,11 +63,7 @@ class _AbstractSparsity(AbstractRegulariser):
         """Ones in the pixels that have a part, zeros elsewhere."""
         if self.pixels is None:
             return jnp.ones_like(maps)
-        check(
-            self.pixels.shape == maps.shape[1:],
-            f"{type(self).__name__}.pixels has shape {self.pixels.shape}; the maps have "
-            f"{maps.shape[1:]}.",
-        )
+        check_pixels(self, self.pixels, maps)
         return jnp.broadcast_to(self.pixels, maps.shape).astype(maps.dtype)
 
 

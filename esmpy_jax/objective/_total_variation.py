@@ -2,13 +2,15 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from .._types import Scalar
 from ._regularisers import (
     AbstractRegulariser,
     Maps,
+    among,
     as_scalar,
+    check_pixels,
     check_positive,
     weighted_laplacian,
     weighted_neighbours,
@@ -30,10 +32,14 @@ class TotalVariation(AbstractRegulariser):
     weights w on the edges that leave p, which is the `curvature`. Its rows have the degree d on
     the diagonal and -d in sum beside it, so that no form of L is above that of `2 d` (Gershgorin),
     and `a = 2 d` with `b = L H - 2 d H` is separable.
+
+    - `pixels`: of the shape of the scan, which pixels have a part in it (`None`: all); steps to
+        others cost nothing.
     """
 
     strength: Scalar = eqx.field(converter=as_scalar)
     epsilon: Scalar = eqx.field(default=0.05, converter=as_scalar)
+    pixels: Bool[Array, "*scan"] | None = None
 
     def __check_init__(self):
         check_positive(self.strength, "TotalVariation.strength", zero_allowed=True)
@@ -41,34 +47,34 @@ class TotalVariation(AbstractRegulariser):
         check_positive(self.epsilon**2, "TotalVariation.epsilon²")  # it may underflow
 
     def value(self, maps):
-        squares = _squared_steps(maps)
+        squares = self._squared_steps(maps)
         # the difference to epsilon, without cancellation
         return self.strength * (squares / (self._root(squares) + self.epsilon)).sum()
 
     def gradient_split(self, maps):
-        degree, neighbours = weighted_neighbours(maps, self._weights(maps))
+        degree, neighbours = weighted_neighbours(maps, self._weights(maps), self.pixels)
         return degree * maps, neighbours
 
     def surrogate(self, maps):
-        degree, neighbours = weighted_neighbours(maps, self._weights(maps))
+        degree, neighbours = weighted_neighbours(maps, self._weights(maps), self.pixels)
         return jnp.broadcast_to(2 * degree, maps.shape), -(degree * maps + neighbours)
 
     def curvature(self, maps, direction):
-        return weighted_laplacian(direction, self._weights(maps))
+        return weighted_laplacian(direction, self._weights(maps), self.pixels)
 
     def _root(self, squares):
         return jnp.sqrt(self.epsilon**2 + squares)
 
     def _weights(self, maps):
         """What a squared step costs at the current maps, for the steps that leave each pixel."""
-        return self.strength / self._root(_squared_steps(maps))
+        return self.strength / self._root(self._squared_steps(maps))
 
-
-def _squared_steps(maps: Maps) -> Float[Array, "1 *scan"]:
-    """The squared differences to the next pixels, added over phases and axes."""
-    total = jnp.zeros_like(maps[:1])
-    for axis in range(1, maps.ndim):
-        steps = jnp.diff(maps, axis=axis)
-        missing = [(0, int(i == axis)) for i in range(maps.ndim)]
-        total = total + jnp.pad((steps**2).sum(0, keepdims=True), missing)
-    return total
+    def _squared_steps(self, maps: Maps) -> Float[Array, "1 *scan"]:
+        """The squared differences to the next pixels, added over phases and axes."""
+        check_pixels(self, self.pixels, maps)
+        total = jnp.zeros_like(maps[:1])
+        for axis in range(1, maps.ndim):
+            steps = (jnp.diff(maps, axis=axis) ** 2).sum(0, keepdims=True)
+            missing = [(0, int(i == axis)) for i in range(maps.ndim)]
+            total = total + jnp.pad(among(self.pixels, steps, axis), missing)
+        return total

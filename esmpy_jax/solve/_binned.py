@@ -1,5 +1,7 @@
 """The binned warm start: fit the image binned in space, carry W over, upsample H."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -101,16 +103,20 @@ def choose_factor(
     factor: int | None,
     counts_per_bin: float,
     max_bins: int | None = None,
+    scan_shape: tuple[int, ...] | None = None,
 ) -> int:
     """`factor` if given, else the smallest power of two that fills the bins but not too many.
 
-    At least 8 bins are left along each axis longer than one pixel.
+    At least 8 bins are left along each axis longer than one pixel. `scan_shape` is given where the
+    scan lies in a larger grid.
     """
     if factor is not None:
         check(factor >= 1, f"The binning factor of the start is {factor}; give at least 1.")
         return factor
-    per_pixel = max(float(np.asarray(counts.sum_spectrum(), float).sum()) / counts.n_pixels, 1e-9)
-    axes = [s for s in counts.scan_shape if s > 1] or [1]
+    shape = counts.scan_shape if scan_shape is None else scan_shape
+    total = float(np.asarray(counts.sum_spectrum(), float).sum())
+    per_pixel = max(total / math.prod(shape), 1e-9)
+    axes = [s for s in shape if s > 1] or [1]
     factor = 1
     while min(axes) // (2 * factor) >= 8:
         bins = np.prod([-(-s // factor) for s in axes])
