@@ -9,7 +9,7 @@ from .._basis import Basis
 from .._types import Abundances, Endmembers, Scalar, Weights
 from ..objective import exposure_or_one, pairs
 from ._solver import Problem
-from ._updates import Fixed
+from ._updates import Fixed, doses
 
 #: Pixels whose share of the Schur complement is computed at once.
 _CHUNK = 2048
@@ -138,7 +138,7 @@ def weight_sums(
     exposure = exposure_or_one(counts)[0]
     n_columns, n_phases = weights.shape
     sums = jnp.broadcast_to(basis.column_sums, weights.shape)
-    dose = (abundances * exposure[None, :]).sum(1)
+    dose = doses(counts, abundances)
     first, second = counts.channel_moments(endmembers, abundances)
     slope = sums * dose[None, :] - basis.back_project(first)
 

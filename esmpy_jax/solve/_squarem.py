@@ -5,9 +5,10 @@ import jax
 import jax.numpy as jnp
 
 from .._types import Abundances, Scalar, Weights
-from ..objective import SumToOneAbundances, SumToOneWeights, exposure_or_one
+from ..objective import SumToOneAbundances, SumToOneWeights
 from ._solver import AbstractSolver, Problem
 from ._steps import Objective, lifted, next_inertia, step_abundances, step_weights
+from ._updates import doses
 
 
 class _Reach(eqx.Module):
@@ -98,7 +99,7 @@ def _squared(
     problem: Problem, w_0: Weights, w_1: Weights, w_2: Weights, h: Abundances, longest: Scalar
 ) -> tuple[Scalar, Weights]:
     """The step length, and W extrapolated by it."""
-    dose = (h * exposure_or_one(problem.counts)).sum(1)
+    dose = doses(problem.counts, h)
     counts = w_1 * problem.basis.column_sums * dose[None, :]
     first, second = _log_ratio(w_1, w_0), _log_ratio(w_2, w_1)
     bend = second - first
