@@ -77,6 +77,7 @@ def drawn(refined):
     return ej.bootstrap(refined, key=jax.random.key(1), draws=DRAWS)
 
 
+@pytest.mark.slow
 def test_draws_of_a_refinement_scatter_as_the_standard_errors_claim(drawn):
     """Of well and of hardly determined parameters, and of the elements that are there."""
     assert drawn.attrs["converged_share"] == 1

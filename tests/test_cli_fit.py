@@ -53,7 +53,7 @@ def fit_words(scan, out, *more):
             "--energy-range", "0.3,9", "--split", "Fe:3", "--out", out, *QUICK, *more)  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=["float32", "float64"])
+@pytest.fixture(scope="module", params=["float32", pytest.param("float64", marks=pytest.mark.slow)])
 def fitted(request, scan, tmp_path_factory):
     """(folder, stdout, precision) of one fit."""
     out = tmp_path_factory.mktemp("fit") / "below" / "results"
@@ -201,6 +201,7 @@ def test_quantify_says_what_the_dose_lacks(fitted):
     assert not (out / "quantification").exists()
 
 
+@pytest.mark.slow
 def test_demo_compares_with_the_truth(tmp_path, monkeypatch):
     """With a solver that compiles faster than the demo's own."""
     real = inference.fit

@@ -66,6 +66,7 @@ def test_figure1_model(script, tmp_path, monkeypatch):
     assert abs(found - true) < 3  # at%, of 43.6
 
 
+@pytest.mark.slow
 def test_figure2_low_snr(script, tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
     run = script("figure2_low_snr")

@@ -313,6 +313,7 @@ def test_two_angles_determine_the_mass_thickness():
             assert joint.stderr < 0.5 * one.parameters["mass_thickness"].stderr
 
 
+@pytest.mark.slow
 def test_everything_of_each_detector_is_refined_with_the_sensitivity():
     true, believed = make_model(), make_model([0.5])
     wrong = {"energy_offset of detector 2": 0.257, "noise_fwhm of detector 1": 45.0}

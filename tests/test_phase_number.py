@@ -29,6 +29,7 @@ def image(n, seed):
     return simulate(MODEL, PHASES[:n], np.stack(maps), 40.0, key=jax.random.key(seed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 3])
 def test_the_right_number_is_found(n):
     for seed in range(3):

@@ -347,6 +347,7 @@ def test_the_default_set_depends_on_the_model(problem):
     assert {"energy_offset", "fano", "tail_depth"} <= set(result.parameters)
 
 
+@pytest.mark.slow
 def test_the_first_look_at_a_right_model_moves_nothing():
     """A detector without tail, of which the first look asks: what else it asks stays true."""
     model = make_model()
@@ -425,7 +426,7 @@ def test_errors_are_those_of_repeated_measurements(problem):
     assert spread.max() < 1.4, spread
 
 
-def test_what_a_parameter_does_to_a_solution():
+def test_what_a_parameter_does_to_a_solution(x64):
     """Predicted changes of at% against W fitted again with the changed parameter, maps kept."""
     true = make_model()
     image = as_believed(two_phases(true), true)

@@ -419,6 +419,7 @@ def test_float32_ends_at_an_optimum_of_float64():
     assert at_end.max() <= 0.1
 
 
+@pytest.mark.slow
 def test_saddles_are_not_taken_for_optima():
     assert in_both_precisions()[1].max() <= 0.1
 

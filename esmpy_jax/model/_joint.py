@@ -216,6 +216,7 @@ class JointModel(eqx.Module):
             blocks.append(none.at[..., own].set(self._sensitivities()[i] * matrix))
         return Basis(jnp.concatenate(blocks, axis=-2), columns)
 
+    @eqx.filter_jit
     def endmembers(self, weights: Weights) -> Endmembers:
         """D = G W with the G of these weights, without G itself on the way."""
         return jnp.concatenate(

@@ -311,6 +311,7 @@ class EDSModel(eqx.Module):
             matrix = matrix[0]
         return Basis(matrix, self.columns)
 
+    @eqx.filter_jit
     def endmembers(self, weights: Weights) -> Endmembers:
         """D = G W with the G of these weights: what `basis(weights).endmembers(weights)` gives.
 
