@@ -304,7 +304,8 @@ def first(section: dict) -> Iterator[str]:
     size = section["size"]
     yield (
         f"- {size} × {size} pixels, {section['channels']} channels, "
-        f"{section['counts per pixel']:g} counts per pixel; the table needs xarray and pandas."
+        f"{section['counts per pixel']:g} counts per pixel; the table needs xarray and pandas. "
+        "The part is 3 pixels smaller along each axis."
     )
 
 
