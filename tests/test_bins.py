@@ -63,6 +63,24 @@ def test_means_and_repeats(shape, factor):
     np.testing.assert_allclose(again, means, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("n_phases", "together"), [(3, True), (5, False), (9, False)])
+def test_pools_lie_in_a_grid_of_bins_that_has_room_for_all_pairs(n_phases, together):
+    rng = np.random.default_rng(n_phases)
+    counts = as_counts(rng.poisson(3.0, (16, 16, 20)))
+    bins = Bins(counts, [[2]])
+    bins(counts, 2)
+    maps = rng.dirichlet(np.full(n_phases, 0.5), 256).T
+    if n_phases == 5:
+        bins = Bins(counts, [[4]])  # 16 places are fewer than half of 64 pools
+        bins(counts, 4)
+    pools, shares = bins.pooled(counts, maps)
+    assert (pools.scan_shape == bins.grid(4 if n_phases == 5 else 2)) == together
+    assert shares.shape == (n_phases, pools.n_pixels)
+    assert pools.to_dense().sum() == counts.to_dense().sum()
+    # no more of them than the counts are for, but for one that is not full of each pair
+    assert (pools.pixel_totals() > 0).sum() <= 64 + n_phases * (n_phases - 1) / 2
+
+
 def test_where_the_device_is_no_cpu_small_counts_are_dense_and_share_a_grid(monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     rng = np.random.default_rng(0)

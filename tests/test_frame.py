@@ -10,6 +10,19 @@ from esmpy_jax.inference._frame import Frame, cropped, roomy
 from esmpy_jax.objective import SumToOneAbundances, TotalVariation, as_counts, relative_to_counts
 from esmpy_jax.solve import AbundanceNewton, GivenStart
 
+AXIS = ej.EnergyAxis(0.4, 0.05, 60)
+
+
+def model_of(*elements):
+    return ej.EDSModel.from_axis(AXIS, list(elements), beam_energy=200.0)
+
+
+def image_of(counts):
+    return ej.SpectrumImage(counts, AXIS, ej.Acquisition(beam_energy=200.0))
+
+
+QUICKLY = {"starts": (ej.RandomStart(),), "purities": (0.5, 2.0), "factor": 2}
+
 
 def scene(shape, mean, seed, n_channels=300):
     """Counts of three smooth spectra, their maps, and the spectra."""
@@ -89,15 +102,41 @@ def test_maps_in_a_grid_are_those_of_the_image_alone(strength, seed, x64):
 
 def test_a_fit_has_the_size_of_its_image():
     """All that is said of pixels is said of those of the scan."""
-    axis = ej.EnergyAxis(0.4, 0.05, 60)
-    model = ej.EDSModel.from_axis(axis, ["O", "Si"], beam_energy=200.0)
-    rng = np.random.default_rng(0)
-    counts = ej.as_counts(rng.poisson(2.0, (17, 18, axis.size)))
-    image = ej.SpectrumImage(counts, axis, ej.Acquisition(beam_energy=200.0))
+    counts = as_counts(np.random.default_rng(0).poisson(2.0, (17, 18, AXIS.size)))
     assert Frame(counts).grid == (20, 20)
-    dataset = ej.fit(image, model, 2).dataset
+    solver = ej.CoarseToFine(**QUICKLY)
+    dataset = ej.fit(image_of(counts), model_of("O", "Si"), 2, solver=solver).dataset
     assert (dataset.sizes["y"], dataset.sizes["x"]) == (17, 18)
     np.testing.assert_allclose(dataset.abundance.sum("phase"), 1.0, rtol=1e-5)
     modelled = (dataset.spectra.sum("energy") * dataset.H * dataset.exposure).sum("phase")
     # as bright as its counts, up to the 0.1 nats to which 36,000 counts are fitted
     np.testing.assert_allclose(modelled, dataset.pixel_counts, rtol=np.sqrt(0.2 / 36_000))
+
+
+@pytest.mark.parametrize("regulariser", [None, TotalVariation(1.0)])
+def test_maps_compared_in_a_window_are_fitted_everywhere(regulariser):
+    rng = np.random.default_rng(1)
+    counts = as_counts(rng.poisson(2.0, (17, 18, AXIS.size)))
+    solver = ej.CoarseToFine(max_pixels=100, **QUICKLY)
+    found = ej.fit(image_of(counts), model_of("O", "Si"), 2, solver=solver, regulariser=regulariser)
+    assert found.abundance.shape == (2, 17, 18)
+    assert np.isfinite(found.abundance).all()
+
+
+def test_dead_pixels_are_no_part_of_the_mean():
+    """H is per exposure of the image, where dead pixels count as little as those outside."""
+    rng = np.random.default_rng(3)
+    values, exposure = rng.poisson(2.0, (12, 20)), np.ones(12)
+    values[:3], exposure[:3] = 0, 0
+    relative = relative_to_counts(as_counts(values, scan_shape=(12,), exposure=exposure))
+    alone = relative_to_counts(as_counts(values[3:], scan_shape=(9,)))
+    np.testing.assert_allclose(relative.exposure[3:], alone.exposure, rtol=1e-6)
+    assert not np.asarray(relative.exposure[:3]).any()
+
+
+def test_counts_on_several_devices_are_refused():
+    counts = as_counts(np.random.default_rng(4).poisson(2.0, (9, 9, AXIS.size)))
+    image = image_of(ej.sharding.shard(counts))
+    for n in (2, "auto"):
+        with pytest.raises(ej.InputError, match="give solver=VariableProjectionNewton"):
+            ej.fit(image, model_of("O", "Si"), n)

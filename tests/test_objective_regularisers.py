@@ -117,6 +117,8 @@ def test_pixels_outside_cost_nothing_and_pull_nowhere(kind, seed, x64):
     assert not jnp.where(inside, 0.0, ours).any()
     with pytest.raises(InputError, match=r"pixels has shape \(6, 8\); the maps have \(4, 5\)"):
         among.value(own)
+    with pytest.raises(InputError, match="True and False"):
+        kind(1.1, 0.3, inside.astype(int))
 
 
 def test_variation_of_small_steps_is_smoothness(x64):

@@ -337,7 +337,8 @@ BAD = {
     "no phases": ({"n_phases": 0}, "number of phases is 0; give at least 1"),
     "steps": ({"max_steps": -1}, "max_steps is -1; give a whole number that is not negative"),
     "tolerance": ({"tol": float("nan")}, "tol is NaN"),
-    "time": ({"max_seconds": float("nan")}, "max_seconds is NaN"),
+    "time": ({"max_seconds": float("nan")}, "max_seconds is nan"),
+    "negative time": ({"max_seconds": -1.0}, "max_seconds is -1"),
     "no phases, G follows": (
         {"n_phases": -1, "basis": following(0.1)},
         "number of phases is -1; give at least 1",

@@ -12,7 +12,7 @@ from ..objective import AbstractCounts, pool_counts
 from ..objective._alike import Alike
 from ..objective._build import Storage
 from ..solve import upsample
-from ._pools import number_of_pools, pooled_by_shares
+from ._pools import number_of_pools, pairs_of, pooled_by_shares
 
 #: Values that are stored densely whatever they are: then rows cost no more than the counts in them.
 FEW = 2**20
@@ -93,12 +93,12 @@ class Bins:
     ) -> tuple[AbstractCounts, Float[np.ndarray, "phase pool"]]:
         """`pooled_by_shares`, into as many pools for a part as for the whole image.
 
-        They fill a grid of bins that are stored densely, if there is one with half to twice as many
-        places as `number_of_pools` says, so that they run the program of the bins.
+        They fill a grid of bins that are stored densely, if there is one with as many places as
+        `number_of_pools` says or up to half fewer, so that they run the program of the bins.
         """
-        size = number_of_pools(self.whole.total)
+        size, pairs = number_of_pools(self.whole.total), pairs_of(len(maps))
         places = {math.prod(self._grids[f]): f for f, s in self._storage.items() if s == "dense"}
-        near = [n for n in places if size <= 2 * n and n <= 2 * size]
+        near = [n for n in places if max(size / 2, 4 * pairs) <= n <= size + pairs]
         shape = self._grids[places[max(near)]] if near else None
         pools, shares = pooled_by_shares(counts, maps, size, shape)
         return self._alike(pools), np.asarray(shares)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from .._types import Abundances
 from ..objective import (
@@ -97,7 +97,7 @@ class Parts:
         cut = (select_window(counts, best) for counts in (self.train, self.test))
         return dataclasses.replace(self, window=best, train_window=next(cut), test_window=next(cut))
 
-    def cut(self, maps: Abundances) -> Abundances:
+    def cut(self, maps: Abundances) -> Float[Array, "phase pixel_in_window"]:
         """The maps in the window."""
         if self.window is None:
             return maps

@@ -37,7 +37,7 @@ from ..solve import (
 from ._absent import refit, try_absent
 from ._bins import Bins
 from ._choices import Choices, Judged, Parts, above_lowest, try_bins, try_smoothness
-from ._frame import Frame
+from ._frame import Frame, check_on_one_device
 from ._held_out import within_error
 from ._job import Job, again, best_of, continued, floored, purity_penalty, smoothing
 from ._matched import MatchedStart
@@ -166,6 +166,7 @@ class CoarseToFine(eqx.Module):
             given = NoRegulariser() if regulariser is None else regulariser
             return (*self._plain(job, whole, summed, given, steps), None)
 
+        check_on_one_device(counts)
         frame = None
         if regulariser is None:
             frame = Frame(counts)
@@ -174,10 +175,12 @@ class CoarseToFine(eqx.Module):
         purities = self.purities if self.purity is None else (self.purity,)
         train, test = thin(counts, 1 - self.held_out, thinned)
         parts = Parts(relative(train), test, frame)
-        factors = self._factors(parts.train, parts.scan_shape)
+        tried = self._factors(parts.train, parts.scan_shape)
         # the first two are always tried
-        bins = Bins(whole, [factors[:2], *([f] for f in factors[2:])])
-        found, factors = self._searched(job, parts, bins, purities, regulariser, steps)
+        bins = Bins(whole, [tried[:2], *([f] for f in tried[2:])])
+        found, parts, factors = self._searched(
+            job, parts, bins, tried, purities, regulariser, steps
+        )
         absent, absents = 0.0, ()
         if self.absent_below > 0:
             absent, absents = try_absent(
@@ -216,9 +219,8 @@ class CoarseToFine(eqx.Module):
             "CoarseToFine needs a purity or some to compare.",
         )
 
-    def _searched(self, job, parts, bins, purities, regulariser, steps):
-        """The best candidate, and the losses of all bin sizes."""
-        factors = self._factors(parts.train, parts.scan_shape)
+    def _searched(self, job, parts, bins, factors, purities, regulariser, steps):
+        """The best candidate, the parts with the window, and the losses of all bin sizes."""
         first = _FIRST_SMOOTHNESS * np.sqrt(parts.counts_per_pixel)
         tried: list[Judged] = []
         losses: list[np.ndarray] = []
@@ -239,7 +241,7 @@ class CoarseToFine(eqx.Module):
             if not won or job.is_late:
                 break
         sums = above_lowest([c.candidate.factor for c in tried], losses)
-        return min(tried, key=lambda c: np.sum(c.losses, dtype=np.float64)), sums
+        return min(tried, key=lambda c: np.sum(c.losses, dtype=np.float64)), parts, sums
 
     def _factors(self, counts, scan_shape):
         """The bin sizes that may be tried, from the largest on."""

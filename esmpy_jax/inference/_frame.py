@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Array, Bool
 
 from .._arrays import on_device
-from ..objective import AbstractCounts, SparseCounts, pool_counts
+from .._checks import check
+from ..objective import AbstractCounts, DenseCounts, SparseCounts, pool_counts
 from ..objective._build import DENSE_UP_TO
 
 Values = TypeVar("Values", jax.Array, np.ndarray)
@@ -22,9 +23,9 @@ class Frame:
     """A scan in one corner of a grid, of which each axis has one of a few lengths.
 
     A compiled program belongs to the shapes of its arrays. What lies outside of the scan has
-    neither counts nor exposure, and no neighbours for a regulariser that is given `pixels`. The
-    grid has at most a quarter more pixels along each axis, half as many on average; so has the room
-    for counts that do not fit into the first rows of sparse storage.
+    neither counts nor exposure, and no neighbours for a regulariser that is given `pixels`. An axis
+    becomes longer by less than a quarter, by a tenth on average; so does the room for counts that
+    do not fit into the first rows of sparse storage.
 
     Counts that are stored densely and are many stay as they are: to move them takes too much room.
     """
@@ -65,6 +66,15 @@ def cropped(values: Values, grid: tuple[int, ...], shape: tuple[int, ...]) -> Va
         return values
     corner = values.reshape(*values.shape[:-1], *grid)[(..., *(slice(n) for n in shape))]
     return corner.reshape(*values.shape[:-1], -1)
+
+
+def check_on_one_device(counts: AbstractCounts) -> None:
+    """Raise `InputError` for counts of which none can be held out."""
+    check(
+        isinstance(counts, DenseCounts | SparseCounts),
+        "CoarseToFine holds counts out, which those that are spread over devices do not allow; "
+        "give solver=VariableProjectionNewton() for them.",
+    )
 
 
 def exposed(counts: AbstractCounts) -> Bool[np.ndarray, " pixel"]:

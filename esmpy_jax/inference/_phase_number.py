@@ -16,7 +16,7 @@ from ..objective import AbstractCounts, SumToOneAbundances, relative_to_counts, 
 from ._bins import Bins
 from ._choices import Parts, try_bins
 from ._coarse import CoarseToFine
-from ._frame import Frame
+from ._frame import Frame, check_on_one_device
 from ._held_out import difference, within_error
 from ._job import Job
 
@@ -70,6 +70,7 @@ def count_phases(
     check(most >= 1, f"At most {most} phases were asked for; give at least 1.")
     key = jr.key(0) if key is None else key
     thinned, choosing = jr.split(key)
+    check_on_one_device(counts)
     frame = Frame(counts)
     train, test = thin(frame.placed(counts), 1 - solver.held_out, thinned)
     parts = Parts(relative_to_counts(train), test, frame)

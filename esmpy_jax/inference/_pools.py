@@ -39,12 +39,13 @@ def pooled_by_shares(
 
     Pixels go together that have the same two largest phases. Along the way from one of these to the
     other a pool is full at a total over `size`. The number of pools is fixed by that, those that
-    are left over are empty. With a `shape` the pools fill it, and `size` follows from that.
+    are left over are empty. With a `shape`, of more places than there are pairs of phases, the
+    pools fill it, and `size` follows from that.
     """
     totals = np.asarray(counts.pixel_totals(), np.float64)
     dose = np.broadcast_to(np.asarray(exposure_or_one(counts), np.float64), (1, counts.n_pixels))[0]
     if shape is not None:
-        size = max(math.prod(shape) - pairs_of(len(maps)), 1)
+        size = math.prod(shape) - pairs_of(len(maps))
     pool, mean = assigned(totals, dose, maps, size)
     shape = (mean.shape[1],) if shape is None else shape
     return pool_counts(counts, pool, shape, "dense"), as_floats(mean)

@@ -194,14 +194,20 @@ def _summed(counts: DenseCounts, to_bin: np.ndarray, n_bins: int) -> np.ndarray:
 
 
 def relative_to_counts(counts: AbstractCounts) -> AbstractCounts:
-    """The same counts with each pixel's own number of counts, over their mean, as exposure."""
-    exposure = _over_mean(counts.pixel_totals())
+    """The same counts with each pixel's own number of counts, over their mean, as exposure.
+
+    The mean is that of the pixels that have exposure.
+    """
+    totals = counts.pixel_totals()
+    seen = jnp.ones(totals.shape, bool) if counts.exposure is None else counts.exposure > 0
+    exposure = _over_mean(totals, seen)
     return eqx.tree_at(lambda c: c.exposure, counts, exposure, is_leaf=lambda x: x is None)
 
 
 @jax.jit
-def _over_mean(totals):
-    return totals / jnp.maximum(totals.mean(), jnp.finfo(totals.dtype).tiny)
+def _over_mean(totals, seen):
+    mean = totals.sum() / jnp.maximum(seen.sum(), 1)
+    return totals / jnp.maximum(mean, jnp.finfo(totals.dtype).tiny)
 
 
 def _indices(values) -> np.ndarray:

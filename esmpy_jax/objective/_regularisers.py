@@ -12,6 +12,7 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
@@ -25,6 +26,15 @@ Maps = Float[Array, "phase *scan"]
 def as_scalar(value):
     """An array, so that another strength does not compile another program."""
     return as_floats(value)
+
+
+def as_pixels(value):
+    """A mask of pixels, or `None` for all of them."""
+    if value is None or isinstance(value, Tracer):
+        return value
+    array = np.asarray(value)
+    check(array.dtype == bool, f"A mask of pixels has the type {array.dtype}; give True and False.")
+    return jnp.asarray(array)
 
 
 def check_positive(value, name, *, zero_allowed=False):

@@ -8,7 +8,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from .._types import Scalar
-from ._regularisers import AbstractRegulariser, Maps, as_scalar, check_pixels, check_positive
+from ._regularisers import (
+    AbstractRegulariser,
+    Maps,
+    as_pixels,
+    as_scalar,
+    check_pixels,
+    check_positive,
+)
 
 
 class _AbstractSparsity(AbstractRegulariser):
@@ -77,7 +84,7 @@ class LogSparsity(_AbstractSparsity):
 
     strength: Scalar = eqx.field(converter=as_scalar)
     epsilon: Scalar = eqx.field(default=0.05, converter=as_scalar)
-    pixels: Bool[Array, "*scan"] | None = None
+    pixels: Bool[Array, "*scan"] | None = eqx.field(default=None, converter=as_pixels)
 
     @property
     def couples_pixels(self):
@@ -101,7 +108,7 @@ class RegionalSparsity(_AbstractSparsity):
 
     strength: Scalar = eqx.field(converter=as_scalar)
     epsilon: Scalar = eqx.field(default=0.05, converter=as_scalar)
-    pixels: Bool[Array, "*scan"] | None = None
+    pixels: Bool[Array, "*scan"] | None = eqx.field(default=None, converter=as_pixels)
 
     @property
     def couples_pixels(self):

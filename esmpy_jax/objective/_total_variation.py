@@ -9,6 +9,7 @@ from ._regularisers import (
     AbstractRegulariser,
     Maps,
     among,
+    as_pixels,
     as_scalar,
     check_pixels,
     check_positive,
@@ -39,7 +40,7 @@ class TotalVariation(AbstractRegulariser):
 
     strength: Scalar = eqx.field(converter=as_scalar)
     epsilon: Scalar = eqx.field(default=0.05, converter=as_scalar)
-    pixels: Bool[Array, "*scan"] | None = None
+    pixels: Bool[Array, "*scan"] | None = eqx.field(default=None, converter=as_pixels)
 
     def __check_init__(self):
         check_positive(self.strength, "TotalVariation.strength", zero_allowed=True)

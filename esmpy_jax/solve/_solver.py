@@ -314,8 +314,8 @@ def check_limits(n_phases: Any, max_steps: Any, tol: Any, max_seconds: Any) -> N
     )
     check(not np.isnan(tol), "tol is NaN; give a number of nats such as 0.1.")
     check(
-        max_seconds is None or not np.isnan(max_seconds),
-        "max_seconds is NaN; give a number of seconds, or None for no limit.",
+        max_seconds is None or max_seconds >= 0,
+        f"max_seconds is {max_seconds}; give a number of seconds, or None for no limit.",
     )
 
 
