@@ -331,7 +331,8 @@ def about(info: dict, seconds: float, sections: list[str]) -> Iterator[str]:
     others = f"espm {espm['espm']} with numpy {espm['numpy']}" if espm else "without espm"
     yield (
         f"- {', '.join(sections)}: {seconds:.0f} s. {info['date']}, {info['cpu']}, "
-        f"{info['cores usable']} usable cores, device {info['jax device']}, load {info['load before']:.1f} before. Threads: BLAS and "
+        f"{info['cores usable']} usable cores, device {info['jax device']}, "
+        f"load {info['load before']:.1f} before. Threads: BLAS and "
         f"OpenMP {info['threads of BLAS and OpenMP']}, XLA {info['threads of XLA']}. jax "
         f"{versions['jax']}, scikit-learn {versions['scikit-learn']}, numpy {versions['numpy']}; "
         f"{others}."
