@@ -45,7 +45,7 @@ def try_absent(
         start = bins.at_full_resolution(candidate.fit.abundances, candidate.factor, FLOOR)
         pixels = None if parts.frame is None else parts.frame.pixels
         everywhere = smoothing(strength, pixels) if given is None else given
-        maps = job.maps(parts.train, candidate.fit, start, everywhere).abundances
+        maps = job.maps(parts.train, candidate.fit, start, everywhere, roughly=True).abundances
     if job.is_late:
         return 0.0, ()
     purities = least, candidate.purity

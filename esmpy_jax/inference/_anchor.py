@@ -9,7 +9,7 @@ from jaxtyping import Float, PRNGKeyArray
 from .._basis import Basis
 from ..objective import exposure_or_one, thin
 from ..solve import AbundanceNewton, Factorisation, solve
-from ._job import floored
+from ._job import ROUGHLY, floored
 from ._pools import LEAST_COUNTS, pooled_by_shares
 
 #: Nats by which a mixture may fit worse: half the 95 % point of chi-squared of one degree.
@@ -22,7 +22,7 @@ _TENTH, _ALIKE = 0.1, 0.02
 #: Shares of another phase in an anchored one that are tried, closest around zero.
 _SHARES = 0.9 * np.sinh(np.linspace(-7.0, 7.0, 281)) / np.sinh(7.0)
 
-#: Most steps and tolerance in nats of the maps of each half of the counts.
+#: Most steps of the maps of each half of the counts, and their least tolerance in nats.
 _STEPS, _TOL = 500, 0.1
 
 
@@ -49,11 +49,12 @@ def judged_pools(fit: Factorisation, size: int, key: PRNGKeyArray) -> JudgedPool
     """
     # a half of the counts with half of G has the same W and H
     problem = eqx.tree_at(lambda p: p.basis.matrix, fit.problem, 0.5 * fit.problem.basis.matrix)
+    tol = max(_TOL, ROUGHLY * fit.problem.counts.n_pixels)
     halves = thin(fit.problem.counts, 0.5, key)
     start, of_halves = floored(fit.abundances), []
     for half in halves:
         own = eqx.tree_at(lambda p: p.counts, problem, half)
-        found = solve(own, AbundanceNewton(), fit.weights, start, max_steps=_STEPS, tol=_TOL)
+        found = solve(own, AbundanceNewton(), fit.weights, start, max_steps=_STEPS, tol=tol)
         of_halves.append(np.asarray(found.abundances))
     pools = [
         pooled_by_shares(half, maps, size)

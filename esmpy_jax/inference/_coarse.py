@@ -267,7 +267,7 @@ class CoarseToFine(eqx.Module):
         coarse = job.binned(binned, again(found.fit, scale), penalty, steps, resume=True)
         coarse = best_of([coarse])
         start = bins.at_full_resolution(coarse.abundances, choices.factor, 0.01)
-        fine = job.maps(whole, coarse, start, regulariser)
+        fine = job.maps(whole, coarse, start, regulariser, roughly=choices.absent_below > 0)
         if choices.absent_below > 0:
             coarse = refit(
                 job,

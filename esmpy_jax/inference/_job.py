@@ -41,6 +41,9 @@ SMALL_SHARE = 0.05
 #: Steps of the maps well below this cost like a Laplacian, others in proportion to their height.
 SMALL_STEP = 0.01
 
+#: Nats a pixel to which maps are fitted that only sort pixels into pools.
+ROUGHLY = 1e-4
+
 #: Least share of a phase with which a fit of the maps begins.
 FLOOR = 0.01
 
@@ -110,8 +113,9 @@ class Job:
         fit: Factorisation,
         start: Abundances,
         regulariser: AbstractRegulariser,
+        roughly: bool = False,
     ) -> Factorisation:
-        """H at full resolution with the W of a fit."""
+        """H at full resolution with the W of a fit; `roughly` to `ROUGHLY` nats a pixel."""
         return factorise(
             counts,
             fit.basis,
@@ -125,7 +129,7 @@ class Job:
             regulariser=regulariser,
             fixed_weights=fit.weights,
             max_steps=self.max_steps,
-            tol=self.tol,
+            tol=max(self.tol, ROUGHLY * counts.n_pixels) if roughly else self.tol,
             max_seconds=self.left,
             progress=self.progress,
         )

@@ -252,12 +252,19 @@ class Blocks(eqx.Module):
         beyond = self._to_owners(jax.ops.segment_sum, self.overflow.totals())
         return (self.first.totals() + beyond).astype(float)
 
+    def total(self) -> int:
+        """All counts."""
+        values = self.first.value, self.overflow.value
+        return sum(int(np.asarray(v).sum(dtype=np.int64)) for v in values)
+
+    def in_parts(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Owner, partner and value of the nonzero counts on the host, as they are stored."""
+        first = _nonzero(self.first, np.arange(self.n_owners, dtype=np.int32))
+        return [first, _nonzero(self.overflow, np.asarray(self.owner))]
+
     def to_triplets(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Owner, partner and value of the nonzero counts on the host, sorted by both."""
-        parts = [_nonzero(self.first, np.arange(self.n_owners, dtype=np.int32))]
-        parts.append(_nonzero(self.overflow, np.asarray(self.owner)))
-        owner, partner, value = (np.concatenate(x) for x in zip(*parts, strict=True))
-        del parts
+        owner, partner, value = (np.concatenate(x) for x in zip(*self.in_parts(), strict=True))
         if increasing(owner, partner):
             return owner, partner, value
         order = order_of(partner, owner)

@@ -12,7 +12,7 @@ from .._checks import check
 from ._counts import AbstractCounts, smallest_type
 from ._dense import DenseCounts
 from ._sparse import SparseCounts
-from ._triplets import added, index_type, numbers
+from ._triplets import added, index_type, numbers, runs
 
 Storage = Literal["auto", "dense", "sparse"]
 
@@ -24,6 +24,9 @@ DENSE_ABOVE = 0.22
 #: over the slots of few but long rows take longer than everything at once, measured as
 #: docs/howto/devices.md says.
 DENSE_UP_TO = 2**23
+
+#: Values of a pooled image that are added up in a table, whatever their storage will be.
+TABLE_UP_TO = 2**23
 
 
 def counts_from_coo(
@@ -167,6 +170,9 @@ def pool_counts(
     if isinstance(counts, DenseCounts):
         summed = _summed(counts, pool, size)
         return as_counts(summed, scan_shape=shape, storage=storage, exposure=exposure)
+    if isinstance(counts, SparseCounts) and size * counts.n_channels <= TABLE_UP_TO:
+        summed = _tabled(counts, pool, size)
+        return as_counts(summed, scan_shape=shape, storage=storage, exposure=exposure)
     pixel, channel, value = counts.to_coo()
     return counts_from_coo(
         pool[pixel],
@@ -191,6 +197,17 @@ def _summed(counts: DenseCounts, to_bin: np.ndarray, n_bins: int) -> np.ndarray:
         sums = np.add.reduceat(tile[order], starts, axis=0, dtype=np.int64)
         np.add.at(total, bins[starts], sums)
     return total
+
+
+def _tabled(counts: SparseCounts, pool: np.ndarray, size: int) -> np.ndarray:
+    """The same for sparse counts, which need no order for it."""
+    total = np.zeros(size * counts.n_channels, np.int64)
+    for pixel, channel, value in counts.by_pixel.in_parts():
+        for run in runs(len(value)):
+            place = pool[pixel[run]].astype(np.int64) * counts.n_channels + channel[run]
+            # sums of 2**20 counts below 2**31 are exact in double precision
+            total += np.bincount(place, value[run], minlength=len(total)).astype(np.int64)
+    return total.reshape(size, -1)
 
 
 def relative_to_counts(counts: AbstractCounts) -> AbstractCounts:

@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Integer, Key
 
 from .._checks import InputError
@@ -16,6 +17,9 @@ from ._blocks import Blocks
 from ._counts import AbstractCounts
 from ._dense import DenseCounts
 from ._sparse import SparseCounts
+
+#: Up to this value photons are drawn one by one, which is simpler and faster than binomial numbers.
+_FEW = 64
 
 Values = tuple[Integer[Array, "..."], ...]
 
@@ -97,7 +101,7 @@ def thin(
     """
 
     def split(values):
-        first = _binomial(key, values, jnp.asarray(share, float)).astype(values.dtype)
+        first = _divided(key, values, jnp.asarray(share, float)).astype(values.dtype)
         return first, values - first
 
     first, second = _drawn(counts, places, split)
@@ -149,6 +153,25 @@ def _located(blocks):
 @jax.jit
 def _poisson(key, values):
     return jax.random.poisson(key, values.astype(float), dtype=jnp.int32)
+
+
+def _divided(key, values, share):
+    """Binomial draws, photon by photon where all values are known to be small."""
+    if isinstance(values, Tracer) or int(values.max(initial=0)) > _FEW:
+        return _binomial(key, values, share)
+    return _one_by_one(key, values, share)
+
+
+@jax.jit
+def _one_by_one(key, values, share):
+    """One more photon of every value in each round, until none is left."""
+
+    def body(i, taken):
+        drawn = jax.random.uniform(jax.random.fold_in(key, i), values.shape) < share
+        return taken + (drawn & (i < values)).astype(taken.dtype)
+
+    most = values.max(initial=0).astype(jnp.int32)
+    return jax.lax.fori_loop(jnp.zeros_like(most), most, body, jnp.zeros_like(values))
 
 
 @jax.jit

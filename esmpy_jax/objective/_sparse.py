@@ -92,6 +92,10 @@ class SparseCounts(AbstractCounts):
     def pixel_totals(self):
         return self.by_pixel.totals()
 
+    @property
+    def total(self):
+        return self.by_pixel.total()
+
     def to_coo(self):
         return self.by_pixel.to_triplets()
 
