@@ -17,7 +17,7 @@ These are errors of counting alone. They leave out every bias: abundances that a
 with noise, positive on average, so that pure phases share a little of each other, the more the
 fewer counts a pixel (or bin) has, however many there are; and a purity or smoothness prior pulls.
 Such shifts can be several times the errors: in the demonstration (30 counts per pixel) magnesium of
-Ca-perovskite is 7 standard errors from the truth.
+Ca-perovskite is 3 standard errors from the truth.
 """
 
 import equinox as eqx
