@@ -12,7 +12,7 @@ import xarray as xr
 from rich.console import Console
 
 import esmpy_jax as ej
-from esmpy_jax.cli import _options, _output, _terminal
+from esmpy_jax.cli import _output, _parse, _terminal
 from esmpy_jax.cli._fit import _fit_options, renamed
 from esmpy_jax.cli._model import read_detector, with_sources
 from esmpy_jax.cli._results import as_sentence, print_composition, uncertain
@@ -45,15 +45,15 @@ def test_sentences():
 
 
 def test_lists_in_options():
-    assert _options.words(" O, Mg ,,Si") == ["O", "Mg", "Si"]
-    assert _options.numbers("0.9, 20", ("LO", "HI"), "--energy-range") == (0.9, 20.0)
-    assert _options.numbers(None, ("LO", "HI"), "--energy-range") is None
-    assert _options.split_energies("Fe:3, Hf:5.5") == {"Fe": 3.0, "Hf": 5.5}
+    assert _parse.words(" O, Mg ,,Si") == ["O", "Mg", "Si"]
+    assert _parse.numbers("0.9, 20", ("LO", "HI"), "--energy-range") == (0.9, 20.0)
+    assert _parse.numbers(None, ("LO", "HI"), "--energy-range") is None
+    assert _parse.split_energies("Fe:3, Hf:5.5") == {"Fe": 3.0, "Hf": 5.5}
     for text in ("1", "1,2,3", "a,b", "1,nan", ""):
         with pytest.raises(ej.InputError, match="give 2 numbers"):
-            _options.numbers(text, ("LO", "HI"), "--energy-range")
+            _parse.numbers(text, ("LO", "HI"), "--energy-range")
     with pytest.raises(ej.InputError, match="twice"):
-        _options.split_energies("Fe:3,Fe:4")
+        _parse.split_energies("Fe:3,Fe:4")
 
 
 @pytest.fixture

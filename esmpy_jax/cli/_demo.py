@@ -9,6 +9,7 @@ import typer
 
 from .._checks import check
 from . import _options as o
+from . import _parse as parse
 from ._output import check_folder
 from ._terminal import console, working
 from ._write import announce, write_results
@@ -33,7 +34,7 @@ def demo(
     """
     check_folder(out, overwrite)
     check_scene(counts, size, seed)
-    o.at_least(max_steps, 1, "--max-steps", "a whole number of at least 1")
+    parse.at_least(max_steps, 1, "--max-steps", "a whole number of at least 1")
 
     import jax
 

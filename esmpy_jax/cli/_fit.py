@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from .._checks import check
 from . import _options as o
+from . import _parse as parse
 from ._invocation import command
 from ._model import read_detector, with_sources
 from ._output import check_folder
@@ -87,8 +88,8 @@ def decompose(
         check(False, f"Name a folder for the results with --out, such as --out {file.stem}_phases.")
     assert out is not None
     check_folder(out, overwrite)
-    number = None if phases is None else o.phase_number(phases)
-    names = o.words(phase_names) if phase_names is not None else None
+    number = None if phases is None else parse.phase_number(phases)
+    names = parse.words(phase_names) if phase_names is not None else None
     check(
         names is None or number == "auto" or len(set(names)) == len(names) == (number or 1),
         f"--phase-names holds {len(set(names or ()))} different names for {number or 1} phases; "
@@ -99,14 +100,14 @@ def decompose(
         "--phase-names names phases whose number is not known; give the number with --phases.",
     )
     options = _fit_options(
-        o.choice(solver, tuple(_SOLVERS), "--solver"),
-        None if start is None else o.choice(start, _STARTS, "--start"),
-        None if constraint is None else o.choice(constraint, _CONSTRAINTS, "--constraint"),
+        parse.choice(solver, tuple(_SOLVERS), "--solver"),
+        None if start is None else parse.choice(start, _STARTS, "--start"),
+        None if constraint is None else parse.choice(constraint, _CONSTRAINTS, "--constraint"),
         smoothness,
         sparsity,
         total_variation,
     )
-    o.at_least(max_steps, 1, "--max-steps", "a whole number of at least 1")
+    parse.at_least(max_steps, 1, "--max-steps", "a whole number of at least 1")
     check(tol > 0, f"--tol is {tol:g}; give a positive number of nats such as 0.1.")
     check(
         max_seconds is None or max_seconds > 0,
@@ -120,12 +121,12 @@ def decompose(
         dwell_time is None or live_time is None,
         "Both --dwell-time, of one pixel, and --live-time, of the whole scan, are given; give one.",
     )
-    o.at_least(bin, 1, "--bin", "a whole number of at least 1")
+    parse.at_least(bin, 1, "--bin", "a whole number of at least 1")
     check(0 <= seed < 2**32, f"--seed is {seed}; give a whole number from 0 to 2^32 - 1.")
-    kept_energies = o.numbers(energy_range, ("LO", "HI"), "--energy-range")
-    kept_pixels = o.numbers(region, ("Y0", "Y1", "X0", "X1"), "--region", whole=True)
-    storage = o.choice(storage, ("auto", "dense", "sparse"), "--storage")
-    cuts = o.split_energies(split)
+    kept_energies = parse.numbers(energy_range, ("LO", "HI"), "--energy-range")
+    kept_pixels = parse.numbers(region, ("Y0", "Y1", "X0", "X1"), "--region", whole=True)
+    storage = parse.choice(storage, ("auto", "dense", "sparse"), "--storage")
+    cuts = parse.split_energies(split)
     sample, other = _named(elements), _named(stray)
 
     from ..inference import fit as run
@@ -259,7 +260,7 @@ def _named(text: str | None):
     """Elements out of "O,Mg,Si"; unknown ones are refused before the file is read."""
     from ..atomic import parse_elements
 
-    found = o.words(text)
+    found = parse.words(text)
     return parse_elements(found) if found else ()
 
 
@@ -308,7 +309,7 @@ def _fit_options(
     }
     for flag, value in strengths.items():
         if value is not None:
-            o.at_least(value, 0, flag, "zero or a positive number")
+            parse.at_least(value, 0, flag, "zero or a positive number")
     coarse = solver == "coarse-to-fine"
     check(
         start is None or not coarse,

@@ -11,6 +11,7 @@ import numpy as np
 
 from .._checks import check
 from . import _options as o
+from . import _parse as parse
 from ._model import check_absorbing, read_detector, with_sources
 from ._output import check_folder, filled
 from ._planned import STRAY, print_inputs, print_phase, write_errors, write_needed
@@ -70,17 +71,17 @@ def plan(
         check(False, "Name a folder for the results with --out, such as --out plan.")
     assert out is not None
     check_folder(out, overwrite)
-    phases = o.words(composition)
+    phases = parse.words(composition)
     check(
         len(phases) > 0,
         "No composition is given; name formulas with --composition, such as --composition MgSiO3.",
     )
     check(len(set(phases)) == len(phases), f"--composition {composition} holds one phase twice.")
     doses = _doses(counts)
-    names = o.words(parameters)
+    names = parse.words(parameters)
     check_absorbing(names, thickness, density)
-    cuts = o.split_energies(split)
-    kept: Any = o.numbers(energy_range, ("LO", "HI"), "--energy-range")
+    cuts = parse.split_energies(split)
+    kept: Any = parse.numbers(energy_range, ("LO", "HI"), "--energy-range")
     check(
         kept is None or kept[0] < kept[1],
         f"--energy-range is {energy_range}; give LO,HI in keV with low < high.",
@@ -92,7 +93,7 @@ def plan(
             "that tells it.",
         )
         check(signal is None, "--signal picks a signal of a file, but none is given; leave it out.")
-    sample = _sample(phases, o.words(elements))
+    sample = _sample(phases, parse.words(elements))
 
     from .. import plot
     from ..inference import expected_errors
@@ -112,7 +113,7 @@ def plan(
         model = EDSModel.from_image(
             image,
             sample,
-            stray=o.words(stray),
+            stray=parse.words(stray),
             split=cuts,
             detector=built,
             take_off_angle=take_off_angle,
@@ -163,7 +164,7 @@ def plan(
 def _doses(text: str) -> np.ndarray:
     """Increasing numbers of counts."""
     try:
-        found = [float(word) for word in o.words(text)]
+        found = [float(word) for word in parse.words(text)]
     except ValueError:
         found = []
     check(

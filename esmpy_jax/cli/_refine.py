@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._checks import check
 from . import _options as o
+from . import _parse as parse
 from ._fit import decompose
 from ._model import check_absorbing, read_detector
 from ._refined import Refined
@@ -40,10 +41,10 @@ def refine(parameters: o.Parameters = None, loss: o.Loss = "summed", **options: 
 
     Example: esmpy-jax refine scan.bcf --elements O,Mg,Si,Fe --stray Cu --phases 3 --out results
     """
-    loss = o.choice(loss, ("summed", "pools", "pixels"), "--loss")
+    loss = parse.choice(loss, ("summed", "pools", "pixels"), "--loss")
     names = None
     if parameters is not None:
-        names = o.words(parameters)
+        names = parse.words(parameters)
         check_names(names, options)
     decompose(**options, refining=functools.partial(refined, names=names, loss=loss))
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import datetime
 import html
-import json
 import pathlib
 import string
 from typing import TYPE_CHECKING
 
 from ._choices import ambiguity_table, choice_sentences, number_sentences
-from ._figures import size
-from ._info import value_and_unit
+from ._html import figure, section
+from ._provenance import inputs, repetition
 from ._refined import (
     parameter_table,
     refined_sentence,
@@ -34,7 +32,7 @@ from ._results import (
 from ._truth import headings
 
 if TYPE_CHECKING:
-    from ..inference import Provenance, Solution
+    from ..inference import Solution
     from ._refined import Refined
     from ._truth import Comparison
 
@@ -54,49 +52,49 @@ def report(
     """The page of a solution, with its figures by name as PNG files."""
     data = solution.dataset
     sections = [
-        _section(
+        section(
             "Where the phases are",
             f"Share of each phase in the {share_of(solution)} of each pixel, from 0 to 1.",
-            _figure(pictures, "maps.png", "Abundance map of each phase"),
+            figure(pictures, "maps.png", "Abundance map of each phase"),
         )
         if "maps.png" in pictures
         else "",
-        _section(
+        section(
             "What they consist of",
             "Atomic and weight percent with one standard error, which carries the noise of the "
             f"counts in spectra and maps together{_physics(solution)}, but no error of cross "
             "sections or of the model. Grey: less than two standard errors.",
             _composition(solution),
             f"<p>{_text(what_errors_hold(solution))}</p>",
-            _figure(pictures, "composition.png", "At% of each element in each phase", narrow=True),
+            figure(pictures, "composition.png", "At% of each element in each phase", narrow=True),
         ),
         _amounts(solution, pictures),
         _truth(solution, truth) if truth is not None else "",
         _refinement(solution, pictures, refined) if refined is not None else "",
-        _section(
+        section(
             "The summed spectrum and the fit",
             "Counts of the whole scan, the fit, each phase's part of it, and below what is left, "
             "in standard deviations of the counts.",
-            _figure(pictures, "spectra.png", "Summed spectrum with the fit and its residuals"),
+            figure(pictures, "spectra.png", "Summed spectrum with the fit and its residuals"),
         ),
-        _section(
+        section(
             "The spectrum of each phase",
             "Each phase's own spectrum as found, normalised to one, with the lines that show.",
-            _figure(pictures, "phase_spectra.png", "Spectrum of each phase with labelled lines"),
+            figure(pictures, "phase_spectra.png", "Spectrum of each phase with labelled lines"),
         )
         if "phase_spectra.png" in pictures
         else "",
         _warnings(solution),
         _choices(solution, pictures),
-        _inputs(solution),
-        _section(
+        inputs(solution),
+        section(
             "The columns of G",
             "What an atom of each element, each stray line family and the continuum look like on "
             "this detector; the phase spectra are sums of these.",
-            _figure(pictures, "basis.png", "The columns of G"),
+            figure(pictures, "basis.png", "The columns of G"),
         ),
         _convergence(pictures),
-        _repeat(solution),
+        repetition(solution),
     ]
     page = string.Template(_TEMPLATE.read_text(encoding="utf-8"))
     return page.substitute(
@@ -270,7 +268,7 @@ def _truth(solution: Solution, truth: Comparison) -> str:
         + foot("angle between the spectra", [f"{x:.2f}°" for x in truth.angle])
         + "</tfoot></table></div>"
     )
-    return _section(
+    return section(
         "Against the truth",
         "The image is simulated, so what it was made of is known: at% in truth and as found. "
         + what_errors_hold(solution),
@@ -279,14 +277,14 @@ def _truth(solution: Solution, truth: Comparison) -> str:
 
 
 def _refinement(solution: Solution, pictures: dict[str, bytes], refined: Refined) -> str:
-    return _section(
+    return section(
         "What was refined",
         "Physical parameters as they were and as the counts of the whole scan correct them, with "
         "one standard error, which carries counts and prior. The phases were fitted with the "
         "refined ones.",
         f"<p>{_text(refined_sentence(refined))}</p>",
         f'<div class="scroll">{parameter_table(refined)}</div>',
-        _figure(
+        figure(
             pictures, "refinement.png", "Summed spectrum with the fits before and after",
             caption="The summed spectrum as of one phase, before and after",
         ),
@@ -302,73 +300,19 @@ def _warnings(solution: Solution) -> str:
     if not solution.warnings:
         return ""
     items = "".join(f"<li>{_text(as_sentence(w))}</li>" for w in solution.warnings)
-    return _section(
+    return section(
         "Notes", "What to know before believing the numbers.", f'<ul class="notes">{items}</ul>',
         anchor="notes",
     )  # fmt: skip
 
 
-_NAMES = {"elements": "elements listed in the file"}
-
-
-def _inputs(solution: Solution) -> str:
-    rows = []
-    for label, symbols in _columns(solution):
-        rows.append(_input_row(label, ", ".join(symbols), "", "given"))
-    for name, entry in solution.parameters.items():
-        if name == "reader":
-            continue
-        value = value_and_unit(entry)
-        unit = entry.unit if entry.value is not None else ""
-        if unit:
-            value = value.removesuffix(unit).strip()
-        rows.append(_input_row(_NAMES.get(name, name), value, unit, _source(entry)))
-    table = (
-        '<div class="scroll"><table class="inputs"><thead><tr><th>quantity</th>'
-        '<th style="text-align:right">value</th><th>unit</th><th>source</th></tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
-    return _section(
-        "Inputs, and where each came from",
-        "Highlighted: a default stands in for what was neither given nor in the file.",
-        table,
-    )
-
-
-def _source(entry: Provenance) -> str:
-    return "missing" if entry.value is None else entry.source
-
-
-def _input_row(name: str, value: str, unit: str, source: str) -> str:
-    kind = source if source in ("given", "default", "missing") else "read"
-    return (
-        f'<tr class="{kind}"><td>{_text(name)}</td><td>{_text(value)}</td><td>{_text(unit)}</td>'
-        f'<td><span class="pill {kind}">{_text(source)}</span></td></tr>'
-    )
-
-
-def _columns(solution: Solution) -> list[tuple[str, list[str]]]:
-    """The elements of the sample, and the labels of the other columns by kind."""
-    columns = json.loads(solution.dataset.attrs["columns"])
-    free = [
-        c["label"] for c in columns if c["kind"] == "element" and not c.get("in_composition", True)
-    ]
-    groups = [
-        ("elements of the sample", [str(s) for s in solution.dataset["element"].values]),
-        ("lines free of the composition", free),
-        ("stray lines", [c["label"] for c in columns if c["kind"] == "stray"]),
-        ("other columns", [c["label"] for c in columns if c["kind"] == "custom"]),
-    ]
-    return [(label, names) for label, names in groups if names]
-
-
 def _amounts(solution: Solution, pictures: dict[str, bytes]) -> str:
     if "mass_thickness.png" not in pictures:
         return ""
-    return _section(
+    return section(
         "How much there is",
         amount_sentence(solution.dataset),
-        _figure(pictures, "mass_thickness.png", "Map of the mass-thickness", narrow=True),
+        figure(pictures, "mass_thickness.png", "Map of the mass-thickness", narrow=True),
     )
 
 
@@ -380,8 +324,8 @@ def _choices(solution: Solution, pictures: dict[str, bytes]) -> str:
     body = f"<p>{_text(' '.join(words))}</p>{table}"
     if "phase_number.png" in pictures:
         caption = "Held-out loss against the number of phases"
-        body += _figure(pictures, "phase_number.png", caption, caption=caption)
-    return _section(
+        body += figure(pictures, "phase_number.png", caption, caption=caption)
+    return section(
         "What the counts decide",
         "Settings were chosen by counts held out of the fit. The table says which mixtures of the "
         "phases fit the counts as well (within 95 %, one phase mixed with one other at a time), "
@@ -394,66 +338,17 @@ def _choices(solution: Solution, pictures: dict[str, bytes]) -> str:
 
 def _convergence(pictures: dict[str, bytes]) -> str:
     parts = [
-        _figure(pictures, name, caption, caption=caption)
+        figure(pictures, name, caption, caption=caption)
         for name, caption in (
             ("convergence_binned.png", "Binned or pooled pixels: spectra"),
             ("convergence.png", "Full image"),
         )
         if name in pictures
     ]
-    return _section(
+    return section(
         "Convergence",
         "How far the objective (negative log-likelihood and penalties) was above its lowest value.",
         f'<div class="pair">{"".join(parts)}</div>',
-    )
-
-
-def _repeat(solution: Solution) -> str:
-    data = solution.dataset
-    command = str(data.attrs.get("command", ""))
-    settings = json.loads(data.attrs["settings"]) | {
-        "seed": data.attrs.get("seed", ""),
-        "objective at the end": f"{solution.objective:.8g} nats",
-        "program": f"esmpy_jax {data.attrs.get('program_version', '')}",
-        "JAX": data.attrs.get("jax_version", ""),
-        "precision": data.attrs.get("precision", ""),
-        "device": data.attrs.get("device", ""),
-    }
-    rows = "".join(
-        f"<tr><td>{_text(name.replace('_', ' '))}</td><td>{_text(str(value))}</td></tr>"
-        for name, value in settings.items()
-        if str(value) not in ("", "None") and not isinstance(value, dict)
-    )
-    return _section(
-        "To repeat this",
-        "The command as it was given, and every setting behind it.",
-        (f"<pre>{_text(command)}</pre>" if command else "")
-        + f'<div class="scroll"><table>{rows}</table></div>',
-    )
-
-
-def _section(title: str, lede: str, *body: str, anchor: str = "") -> str:
-    mark = f' id="{anchor}"' if anchor else ""
-    content = "\n".join(body)
-    return f"<section{mark}>\n<h2>{_text(title)}</h2>\n<p>{_text(lede)}</p>\n{content}\n</section>"
-
-
-def _figure(
-    pictures: dict[str, bytes],
-    name: str,
-    alternative: str,
-    *,
-    caption: str = "",
-    narrow: bool = False,
-) -> str:
-    image = pictures[name]
-    width, height = size(image)
-    source = base64.b64encode(image).decode("ascii")
-    below = f"<figcaption>{_text(caption)}</figcaption>" if caption else ""
-    return (
-        f"<figure{' class=narrow' * narrow}>"
-        f'<img width="{width * 3 // 5}" height="{height * 3 // 5}" '
-        f'alt="{_text(alternative)}" src="data:image/png;base64,{source}">{below}</figure>'
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .._checks import check
-from . import _options as o
+from . import _parse as parse
 from ._demo import THICKNESS, check_scene
 from ._terminal import console, working
 
@@ -56,7 +56,7 @@ def simulate(
         f"{out} exists already; give another --out, or --overwrite to replace it.",
     )
     check(out.parent.is_dir(), f"There is no folder {out.parent}; make it first.")
-    kind = o.choice(phantom, _PHANTOMS, "--phantom")
+    kind = parse.choice(phantom, _PHANTOMS, "--phantom")
     check_scene(counts, size, seed)
     check(
         0 <= thickness <= 1e5,

@@ -13,7 +13,7 @@ from ..solve._pixel_quadratics import symmetric
 from ._bins import Bins
 from ._choices import Judged, Parts, Tried, above_lowest, losses_of
 from ._held_out import difference
-from ._job import FLOOR, Job, floored, purity_penalty, smoothing
+from ._job import FLOOR, Job, floored, purity_penalty
 from ._pools import ENOUGH, pure_counts
 
 #: Nats that are strong evidence.
@@ -43,8 +43,7 @@ def try_absent(
     maps = found.maps
     if parts.window is not None:
         start = bins.at_full_resolution(candidate.fit.abundances, candidate.factor, FLOOR)
-        pixels = None if parts.frame is None else parts.frame.pixels
-        everywhere = smoothing(strength, pixels) if given is None else given
+        everywhere = parts.smoothing(strength, everywhere=True) if given is None else given
         maps = job.maps(parts.train, candidate.fit, start, everywhere, roughly=True).abundances
     if job.is_late:
         return 0.0, ()

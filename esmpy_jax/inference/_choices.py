@@ -114,9 +114,10 @@ class Parts:
         """The mean of the counts that are fitted."""
         return max(self.train.total / math.prod(self.scan_shape), 1e-9)
 
-    def smoothing(self, strength: float) -> AbstractRegulariser:
-        """Total variation of the maps that are compared."""
-        if self.window is not None or self.frame is None:
+    def smoothing(self, strength: float, everywhere: bool = False) -> AbstractRegulariser:
+        """Total variation of the maps that are compared, or of those of the whole image."""
+        windowed = self.window is not None and not everywhere
+        if windowed or self.frame is None:
             return smoothing(strength)
         return smoothing(strength, self.frame.pixels)
 

@@ -39,7 +39,7 @@ from ._bins import Bins
 from ._choices import Choices, Judged, Parts, above_lowest, try_bins, try_smoothness
 from ._frame import Frame, check_on_one_device
 from ._held_out import within_error
-from ._job import Job, again, best_of, continued, floored, purity_penalty, smoothing
+from ._job import Job, again, best_of, continued, floored, purity_penalty
 from ._matched import MatchedStart
 
 #: Most steps of the binned fit, unless more are asked for.
@@ -200,8 +200,8 @@ class CoarseToFine(eqx.Module):
             tuple((scale * v, x) for v, x in found.smoothnesses),
             absents,
         )
-        if frame is not None:
-            regulariser = smoothing(choices.smoothness or 0.0, frame.pixels)
+        if regulariser is None:
+            regulariser = parts.smoothing(choices.smoothness or 0.0, everywhere=True)
         return (*self._fitted(job, bins, candidate, choices, regulariser, steps), choices)
 
     def _check(self):
