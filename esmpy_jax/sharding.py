@@ -65,8 +65,8 @@ class ShardedCounts(AbstractCounts):
     def log_pass(self, endmembers, abundances):
         return _each(self, "log_pass", (_WHOLE, _SPLIT), endmembers, abundances)
 
-    def log_ratio_pass(self, endmembers, abundances):
-        return _each(self, "log_ratio_pass", (_WHOLE, _SPLIT), endmembers, abundances)
+    def excess_pass(self, endmembers, abundances):
+        return _each(self, "excess_pass", (_WHOLE, _SPLIT), endmembers, abundances)
 
     def pixel_moments(self, endmembers, abundances):
         return _each(self, "pixel_moments", (_WHOLE, _SPLIT), endmembers, abundances)

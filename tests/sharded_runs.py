@@ -83,7 +83,7 @@ def all_passes(counts, example):
     """Every pass at the example's factors, and the gradient of the NLL in G."""
     args = jnp.asarray(example.endmembers(), float), jnp.asarray(example.abundances, float)
     out = {n: getattr(counts, n)(*args) for n in ("pixel_pass", "channel_pass", "log_pass")}
-    out |= {"log_ratio_pass": counts.log_ratio_pass(*args), "dense": counts.to_dense()}
+    out |= {"excess_pass": counts.excess_pass(*args), "dense": counts.to_dense()}
     out |= {"sum_spectrum": counts.sum_spectrum(), "pixel_totals": counts.pixel_totals()}
     basis, weights = example.basis(), jnp.asarray(example.weights, float)
 

@@ -33,7 +33,7 @@ PASSES = {
     "pixel_pass": None,
     "channel_pass": None,
     "log_pass": None,
-    "log_ratio_pass": None,
+    "excess_pass": None,
     "pixel_moments": None,
     "channel_moments": None,
     "cross_pass": "spectra",

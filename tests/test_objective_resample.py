@@ -117,7 +117,7 @@ def test_draws_are_counts_as_any_other():
     again = as_counts(part.to_dense(), scan_shape=part.scan_shape, storage="sparse")
     rng = np.random.default_rng(1)
     factors = jnp.asarray(rng.random((40, 3)), float), jnp.asarray(rng.random((3, 30)), float)
-    for name in ("pixel_pass", "channel_pass", "log_pass", "log_ratio_pass"):
+    for name in ("pixel_pass", "channel_pass", "log_pass", "excess_pass"):
         one, other = (getattr(c, name)(*factors) for c in (part, again))
         np.testing.assert_allclose(one, other, rtol=2e-5, atol=1e-4)
 

@@ -60,10 +60,8 @@ class AbstractCounts(eqx.Module):
         """`sum_c Y[c, p] log (D H)[c, p]` for every pixel p."""
 
     @abc.abstractmethod
-    def log_ratio_pass(
-        self, endmembers: Endmembers, abundances: Abundances
-    ) -> Float[Array, " pixel"]:
-        """`sum_c Y[c, p] log (Y / (D H))[c, p]` for every pixel p, without cancellation."""
+    def excess_pass(self, endmembers: Endmembers, abundances: Abundances) -> Float[Array, " pixel"]:
+        """`sum_c (Y log(Y / X) - Y + X)[c, p]` with X = D H for every pixel p."""
 
     @abc.abstractmethod
     def pixel_moments(
@@ -147,10 +145,17 @@ def log_term(value, model):
     return value * jnp.log(jnp.maximum(model, tiny(model.dtype)))
 
 
-def log_ratio_term(value, model):
-    """Y log(Y / X)."""
+def seen_excess_term(value, model):
+    """Y log(Y / X) - Y: without the X, which channels without counts have as well."""
     some = jnp.maximum(value, 1.0)  # counts are integers, so this only guards 0 log 0
-    return value * jnp.log(some / jnp.maximum(model, tiny(model.dtype)))
+    return value * jnp.log(some / jnp.maximum(model, tiny(model.dtype))) - value
+
+
+def excess_term(value, model):
+    """Y log(Y / X) - Y + X, the difference of the last two before the sum with the first."""
+    some = jnp.maximum(value, 1.0)
+    logarithm = jnp.log(some / jnp.maximum(model, tiny(model.dtype)))
+    return value * logarithm + (model - value)
 
 
 def smallest_type(largest: int) -> np.dtype:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float, Integer
 
 from .._arrays import as_floats, on_device
-from ._counts import AbstractCounts, log_ratio_term, log_term, pairs, ratio, relative
+from ._counts import AbstractCounts, excess_term, log_term, pairs, ratio, relative
 
 
 class DenseCounts(AbstractCounts):
@@ -127,8 +127,8 @@ class DenseCounts(AbstractCounts):
     def log_pass(self, endmembers, abundances):
         return self._summed(log_term, endmembers, abundances)
 
-    def log_ratio_pass(self, endmembers, abundances):
-        return self._summed(log_ratio_term, endmembers, abundances)
+    def excess_pass(self, endmembers, abundances):
+        return self._summed(excess_term, endmembers, abundances)
 
     @eqx.filter_jit
     def sum_spectrum(self):

@@ -32,8 +32,7 @@ def pixel_excess(
     Two models are compared by differences of this, taken before the sum over pixels: it is much
     smaller than the NLL, and so is its rounding in single precision.
     """
-    excess = _expected(counts, endmembers, abundances) - counts.pixel_totals()
-    return excess + (counts.log_ratio_pass(endmembers, abundances) - _log_exposure(counts))
+    return counts.excess_pass(endmembers, abundances * exposure_or_one(counts))
 
 
 def poisson_nll(

@@ -8,19 +8,18 @@ curvature may couple pixels and is known by its product with a direction.
 
 import abc
 import math
+from collections.abc import Callable
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array
 
 from .._arrays import as_floats
 from .._checks import check
 from .._types import Scalar
-
-Maps = Float[Array, "phase *scan"]
+from ._grid import Maps, laplacian, neighbours, steps
 
 
 def as_scalar(value):
@@ -69,6 +68,10 @@ class AbstractRegulariser(eqx.Module):
         B depends on `maps`, is symmetric and positive semi-definite and may couple pixels; the
         bound holds for every direction d with `maps + d >= 0`.
         """
+
+    def local_curvature(self, maps: Maps) -> Callable[[Maps], Maps]:
+        """B, applied to directions: as `curvature`, but nearer to the Hessian, and no bound."""
+        return lambda direction: self.curvature(maps, direction)
 
     @property
     def couples_pixels(self) -> bool:
@@ -125,21 +128,23 @@ class LaplacianSmoothness(AbstractRegulariser):
         check_positive(self.strength, "LaplacianSmoothness.strength", zero_allowed=True)
 
     def value(self, maps):
-        axes = range(1, maps.ndim)
-        return 0.5 * self.strength * sum((jnp.diff(maps, axis=i) ** 2).sum() for i in axes)
+        squares = (s**2 for m in maps for s in steps(m))
+        return 0.5 * self.strength * sum(squares, jnp.zeros_like(maps[0])).sum()
 
     def gradient_split(self, maps):
-        degree, neighbours = weighted_neighbours(maps, jnp.ones_like(maps[:1]))
-        return self.strength * degree * maps, self.strength * neighbours
+        degree, around = neighbours(maps, jnp.ones_like(maps[0]))
+        return self.strength * degree[None] * maps, self.strength * around
+
+    def gradient(self, maps):
+        return self.curvature(maps, maps)
 
     def surrogate(self, maps):
-        degree, neighbours = weighted_neighbours(maps, jnp.ones_like(maps[:1]))
         sigma = 4.0 * (maps.ndim - 1)
-        linear = self.strength * ((degree - sigma) * maps - neighbours)
+        linear = self.gradient(maps) - self.strength * sigma * maps
         return jnp.full_like(maps, self.strength * sigma), linear
 
     def curvature(self, maps, direction):
-        return self.strength * weighted_laplacian(direction, jnp.ones_like(maps[:1]))
+        return self.strength * laplacian(direction, jnp.ones_like(maps[0]))
 
 
 class SumOf(AbstractRegulariser):
@@ -172,46 +177,14 @@ class SumOf(AbstractRegulariser):
         terms = (t.curvature(maps, direction) for t in self.terms)
         return sum(terms, jnp.zeros_like(direction))
 
+    def local_curvature(self, maps):
+        terms = [t.local_curvature(maps) for t in self.terms]
+        return lambda direction: sum((f(direction) for f in terms), jnp.zeros_like(direction))
+
 
 def _added(pairs, maps):
     zero = jnp.zeros_like(maps)
     return sum((p[0] for p in pairs), zero), sum((p[1] for p in pairs), zero)
-
-
-def weighted_neighbours(
-    maps: Maps, weights: Float[Array, "1 *scan"], pixels: Bool[Array, "*scan"] | None = None
-) -> tuple[Float[Array, "1 *scan"], Maps]:
-    """The weights of each pixel's edges added up, and the so weighted sum of its neighbours.
-
-    Every edge of the scan grid joins a pixel with the next one along an axis and has the weight of
-    the first of the two, or none where one of them is not among `pixels`.
-    """
-    degree, total = jnp.zeros_like(weights), jnp.zeros_like(maps)
-    for axis in range(1, maps.ndim):
-        edges = among(pixels, _first(weights, axis), axis)
-        degree = degree + _after(edges, axis) + _before(edges, axis)
-        total = total + _after(edges * _second(maps, axis), axis)
-        total = total + _before(edges * _first(maps, axis), axis)
-    return degree, total
-
-
-def weighted_laplacian(
-    maps: Maps, weights: Float[Array, "1 *scan"], pixels: Bool[Array, "*scan"] | None = None
-) -> Maps:
-    """`degree * maps - neighbours` of `weighted_neighbours`, from differences."""
-    total = jnp.zeros_like(maps)
-    for axis in range(1, maps.ndim):
-        flow = among(pixels, _first(weights, axis), axis) * jnp.diff(maps, axis=axis)
-        total = total + _before(flow, axis) - _after(flow, axis)
-    return total
-
-
-def among(pixels: Bool[Array, "*scan"] | None, edges: Array, axis: int) -> Array:
-    """Values of the edges along an axis, zero for those that leave `pixels`."""
-    if pixels is None:
-        return edges
-    kept = _first(pixels[None], axis) & _second(pixels[None], axis)
-    return jnp.where(jnp.broadcast_to(kept, edges.shape), edges, 0.0)
 
 
 def check_pixels(regulariser: AbstractRegulariser, pixels: Array | None, maps: Maps) -> None:
@@ -221,23 +194,3 @@ def check_pixels(regulariser: AbstractRegulariser, pixels: Array | None, maps: M
         f"{type(regulariser).__name__}.pixels has shape {None if pixels is None else pixels.shape};"
         f" the maps have {maps.shape[1:]}.",
     )
-
-
-def _first(maps, axis):
-    """The first pixel of every edge along an axis."""
-    return jax.lax.slice_in_dim(maps, 0, maps.shape[axis] - 1, axis=axis)
-
-
-def _second(maps, axis):
-    """The second pixel of every edge along an axis."""
-    return jax.lax.slice_in_dim(maps, 1, None, axis=axis)
-
-
-def _after(edges, axis):
-    """Values of edges put at their first pixel: from each pixel the edge that follows it."""
-    return jnp.pad(edges, [(0, int(i == axis)) for i in range(edges.ndim)])
-
-
-def _before(edges, axis):
-    """Values of edges put at their second pixel: from each pixel the edge that precedes it."""
-    return jnp.pad(edges, [(int(i == axis), 0) for i in range(edges.ndim)])

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from .._arrays import as_floats
 from ._blocks import Blocks
-from ._counts import AbstractCounts, log_ratio_term, log_term, pairs, ratio, relative
+from ._counts import AbstractCounts, log_term, pairs, ratio, relative, seen_excess_term
 
 
 class SparseCounts(AbstractCounts):
@@ -58,8 +58,9 @@ class SparseCounts(AbstractCounts):
     def log_pass(self, endmembers, abundances):
         return self.by_pixel.accumulate(abundances, endmembers.T, _log, _weight, 1)[0]
 
-    def log_ratio_pass(self, endmembers, abundances):
-        return self.by_pixel.accumulate(abundances, endmembers.T, _log_ratio, _weight, 1)[0]
+    def excess_pass(self, endmembers, abundances):
+        seen = self.by_pixel.accumulate(abundances, endmembers.T, _seen_excess, _weight, 1)[0]
+        return (endmembers.sum(0)[:, None] * abundances).sum(0) + seen
 
     def pixel_moments(self, endmembers, abundances):
         n = len(abundances)
@@ -116,8 +117,8 @@ def _log(value, model):
     return (log_term(value, model),)
 
 
-def _log_ratio(value, model):
-    return (log_ratio_term(value, model),)
+def _seen_excess(value, model):
+    return (seen_excess_term(value, model),)
 
 
 def _counted(value, model):

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from .._types import Scalar
+from ._grid import Maps
 from ._regularisers import (
     AbstractRegulariser,
-    Maps,
     as_pixels,
     as_scalar,
     check_pixels,

@@ -2,20 +2,20 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool
 
 from .._types import Scalar
+from ._grid import Map, Maps, among, laplacian, neighbours, returned, steps
 from ._regularisers import (
     AbstractRegulariser,
-    Maps,
-    among,
     as_pixels,
     as_scalar,
     check_pixels,
     check_positive,
-    weighted_laplacian,
-    weighted_neighbours,
 )
+
+#: How much of the way from the weighted Laplacian to the Hessian a step takes.
+_OF_HESSIAN = 0.7
 
 
 class TotalVariation(AbstractRegulariser):
@@ -48,34 +48,59 @@ class TotalVariation(AbstractRegulariser):
         check_positive(self.epsilon**2, "TotalVariation.epsilon²")  # it may underflow
 
     def value(self, maps):
-        squares = self._squared_steps(maps)
+        squares = self._squares(maps)
         # the difference to epsilon, without cancellation
         return self.strength * (squares / (self._root(squares) + self.epsilon)).sum()
 
     def gradient_split(self, maps):
-        degree, neighbours = weighted_neighbours(maps, self._weights(maps), self.pixels)
-        return degree * maps, neighbours
+        degree, around = neighbours(maps, self._weights(maps), self.pixels)
+        return degree[None] * maps, around
+
+    def gradient(self, maps):
+        return self.curvature(maps, maps)
 
     def surrogate(self, maps):
-        degree, neighbours = weighted_neighbours(maps, self._weights(maps), self.pixels)
-        return jnp.broadcast_to(2 * degree, maps.shape), -(degree * maps + neighbours)
+        weights = self._weights(maps)
+        degree, _ = neighbours(maps, weights, self.pixels)
+        bound = jnp.broadcast_to(2 * degree[None], maps.shape)
+        return bound, laplacian(maps, weights, self.pixels) - bound * maps
 
     def curvature(self, maps, direction):
-        return weighted_laplacian(direction, self._weights(maps), self.pixels)
+        return laplacian(direction, self._weights(maps), self.pixels)
+
+    def local_curvature(self, maps):
+        squares = self._squares(maps)
+        weights = self.strength / self._root(squares)
+        # the root bends less along the steps that are there
+        less = jnp.sqrt(_OF_HESSIAN * weights / (self.epsilon**2 + squares))
+        here = [[less * s for s in steps(m, self.pixels)] for m in maps]
+        each = among(self.pixels, [weights] * squares.ndim)
+
+        def product(direction):
+            there = [steps(d) for d in direction]
+            both = [
+                (h, t)
+                for hs, ts in zip(here, there, strict=True)
+                for h, t in zip(hs, ts, strict=True)
+            ]
+            along = sum((h * t for h, t in both), jnp.zeros_like(squares))
+            flows = (
+                [w * t - along * h for w, h, t in zip(each, hs, ts, strict=True)]
+                for hs, ts in zip(here, there, strict=True)
+            )
+            return jnp.stack([returned(f) for f in flows])
+
+        return product
 
     def _root(self, squares):
         return jnp.sqrt(self.epsilon**2 + squares)
 
-    def _weights(self, maps):
+    def _weights(self, maps: Maps) -> Map:
         """What a squared step costs at the current maps, for the steps that leave each pixel."""
-        return self.strength / self._root(self._squared_steps(maps))
+        return self.strength / self._root(self._squares(maps))
 
-    def _squared_steps(self, maps: Maps) -> Float[Array, "1 *scan"]:
-        """The squared differences to the next pixels, added over phases and axes."""
+    def _squares(self, maps: Maps) -> Map:
+        """The squared steps to the next pixels, added over phases and axes."""
         check_pixels(self, self.pixels, maps)
-        total = jnp.zeros_like(maps[:1])
-        for axis in range(1, maps.ndim):
-            steps = (jnp.diff(maps, axis=axis) ** 2).sum(0, keepdims=True)
-            missing = [(0, int(i == axis)) for i in range(maps.ndim)]
-            total = total + jnp.pad(among(self.pixels, steps, axis), missing)
-        return total
+        squares = (s**2 for m in maps for s in steps(m, self.pixels))
+        return sum(squares, jnp.zeros_like(maps[0]))

@@ -69,20 +69,17 @@ def local_model(
     return model, second
 
 
-def newton_abundances(
-    problem: Problem, endmembers: Endmembers, abundances: Abundances
-) -> tuple[Abundances, Scalar]:
-    """One step that lowers the objective, and the decrease in nats that it predicted.
+class Seen(eqx.Module):
+    """The objective in its parts, of which differences are taken before sums."""
 
-    The step d minimises the local model of each pixel. With tau the largest share by which it
-    lowers the model of any count, the likelihood along d is bounded by its self-concordance: the
-    whole step is safe where tau <= 1/2 and `1 / (1 + tau)` of it elsewhere, so that no line search
-    is needed. (-log(1 + u) + u <= 0.78 u² for u >= -1/2, and d'A d <= -g'd at the minimum of the
-    model.)
-    """
-    model, second = local_model(problem, endmembers, abundances)
-    best = model.minimum(abundances)
-    return _moved(problem, endmembers, abundances, model, second, best)
+    excess: Float[Array, " pixel"]
+    penalty: Scalar
+
+
+def look(problem: Problem, endmembers: Endmembers, abundances: Abundances) -> Seen:
+    """The objective at given abundances."""
+    excess = pixel_excess(problem.counts, endmembers, abundances)
+    return Seen(excess, problem.penalty(abundances))
 
 
 def settled_abundances(
@@ -120,36 +117,38 @@ def unknown_model(problem: Problem, abundances: Abundances) -> LocalModel:
     )
 
 
-def _moved(problem, endmembers, abundances, model, second, best):
-    """The step of `newton_abundances` with its parts given."""
+def _moved(problem, endmembers, abundances, model, second, best, before=None):
+    """A step that lowers the objective, the decrease that it predicted, and what is seen after it.
+
+    The step d to `best` minimises the local model of each pixel. With tau the largest share by
+    which it lowers the model of any count, the likelihood along d is bounded by its
+    self-concordance: the whole step is safe where tau <= 1/2 and `1 / (1 + tau)` of it elsewhere,
+    so that no line search is needed. (-log(1 + u) + u <= 0.78 u² for u >= -1/2, and d'A d <= -g'd
+    at the minimum of the model.) Pixels that a penalty couples are better moved together: what is
+    seen is known only of such steps, `before` them, too, if given.
+    """
     change = best - abundances
     tau = problem.counts.steepest_drop(endmembers, abundances, change)
     share = jnp.where(tau <= 0.5, 1.0, 1.0 / (1.0 + tau))[None, :]
     safe = jnp.where(share == 1, best, abundances + share * change)
     if not problem.regulariser.couples_curvature:
-        return safe, model.decrease(change).sum()
-    return _coupled(problem, endmembers, abundances, model, second, best, safe)
-
-
-def _coupled(problem, endmembers, abundances, model, second, best, safe):
-    """A step in which the pixels move together; `safe` where that does not lower the objective."""
+        return safe, model.decrease(change).sum(), None
+    before = look(problem, endmembers, abundances) if before is None else before
     together, predicted = _conjugate_gradients(problem, abundances, model, second, best)
-    before = pixel_excess(problem.counts, endmembers, abundances)
-    penalty = problem.penalty(abundances)
 
     def shorter(state):
         share = 0.25 * state[0]
         maps = model.floored(abundances, share * together, best <= 0)
-        new = pixel_excess(problem.counts, endmembers, maps)
-        return share, maps, (before - new).sum() + (penalty - problem.penalty(maps))
+        new = look(problem, endmembers, maps)
+        won = (before.excess - new.excess).sum() + (before.penalty - new.penalty)
+        return share, maps, new, won
 
-    none = jnp.zeros((), before.dtype)
-    _, maps, won = jax.lax.while_loop(
-        lambda s: ~(s[2] > 0) & (s[0] > 0.01),
-        shorter,
-        (jnp.full((), 4.0, abundances.dtype), abundances, none),
+    start = jnp.full((), 4.0, abundances.dtype), abundances, before, jnp.zeros_like(before.penalty)
+    _, maps, after, won = jax.lax.while_loop(lambda s: ~(s[3] > 0) & (s[0] > 0.01), shorter, start)
+    maps, after = jax.lax.cond(
+        won > 0, lambda: (maps, after), lambda: (safe, look(problem, endmembers, safe))
     )
-    return jnp.where(won > 0, maps, safe), predicted
+    return maps, predicted, after
 
 
 def _conjugate_gradients(problem, abundances, model, second, best, steps=15):
@@ -160,23 +159,28 @@ def _conjugate_gradients(problem, abundances, model, second, best, steps=15):
     (2001) 1376), from the separable step. As there, residuals lose what the projection takes off
     them anyway: the prices of the sums, whose rounding would otherwise grow from step to step.
     """
-    shape, scan = abundances.shape, problem.counts.scan_shape
-    maps = abundances.reshape(-1, *scan)
-    alone = symmetric(second, jnp.zeros_like(abundances))
-    bound = problem.regulariser.surrogate(maps)[0].reshape(shape)
+    regulariser, shape = problem.regulariser, (-1, *problem.counts.scan_shape)
+    maps = abundances.reshape(shape)
+    bound = regulariser.surrogate(maps)[0].reshape(abundances.shape)
     inside = model.free & (best > 0)
     inverse = projected_inverse(symmetric(second, 0.5 * bound), inside, model.summed)
+    alone = symmetric(second, jnp.zeros_like(abundances))
+    # everything in the shape of the scan and phase by phase, which a CPU takes several times faster
+    alone, inverse = (x.reshape(*x.shape[:2], *maps.shape[1:]) for x in (alone, inverse))
+    inside, slope, best = (x.reshape(shape) for x in (inside, model.gradient, best))
+    coupled = regulariser.local_curvature(maps)
+    many = jnp.maximum(sum(i.astype(maps.dtype) for i in inside), 1.0)
 
     def within(residual):
-        residual = jnp.where(inside, residual, 0.0)
-        if not model.summed:
-            return residual
-        price = residual.sum(0) / jnp.maximum(inside.sum(0), 1)
-        return jnp.where(inside, residual - price[None, :], 0.0)
+        rows = [jnp.where(i, r, 0.0) for i, r in zip(inside, residual, strict=True)]
+        if model.summed:
+            price = sum(rows) / many
+            rows = [jnp.where(i, r - price, 0.0) for i, r in zip(inside, rows, strict=True)]
+        return jnp.stack(rows)
 
     def curved(d):
-        coupled = problem.regulariser.curvature(maps, d.reshape(maps.shape))
-        return product(alone, d) + coupled.reshape(shape)
+        rows = zip(product(alone, d), coupled(d), strict=True)
+        return jnp.stack([a + b for a, b in rows])
 
     def dot(a, b):
         return (a * b).sum()
@@ -190,8 +194,8 @@ def _conjugate_gradients(problem, abundances, model, second, best, steps=15):
         new = dot(r, z)
         return d, r, z, z + new / rz * p, new, i + 1
 
-    start = best - abundances
-    residual = within(-(model.gradient + curved(start)))
+    start = best - maps
+    residual = within(-(slope + curved(start)))
     z = product(inverse, residual)
     rz = dot(residual, z)
     d, *_ = jax.lax.while_loop(
@@ -199,12 +203,14 @@ def _conjugate_gradients(problem, abundances, model, second, best, steps=15):
         body,
         (start, residual, z, z, rz, jnp.array(0)),
     )
-    return d, -dot(d, model.gradient + 0.5 * curved(d))
+    return d.reshape(abundances.shape), -dot(d, slope + 0.5 * curved(d))
 
 
 class _State(eqx.Module):
     predicted: Scalar  # nats, by the model of the last step
     remaining: Scalar  # nats
+    known: Bool[Array, ""]  # whether the objective is seen at the current abundances
+    seen: Seen
 
 
 class AbundanceNewton(AbstractSolver[_State]):
@@ -220,18 +226,40 @@ class AbundanceNewton(AbstractSolver[_State]):
 
     def init(self, problem, weights, abundances):
         infinite = jnp.full((), jnp.inf, abundances.dtype)
-        return _State(infinite, infinite)
+        none = jnp.zeros(abundances.shape[1], abundances.dtype)
+        seen = Seen(none, jnp.zeros((), abundances.dtype))
+        return _State(infinite, infinite, jnp.zeros((), bool), seen)
 
     def step(self, problem, weights, abundances, state):
         endmembers = problem.basis.endmembers(weights)
-        abundances, predicted = newton_abundances(problem, endmembers, abundances)
+        model, second = local_model(problem, endmembers, abundances)
+        best, before = model.minimum(abundances), None
+        if problem.regulariser.couples_curvature:
+            before = jax.lax.cond(
+                state.known, lambda: state.seen, lambda: look(problem, endmembers, abundances)
+            )
+        abundances, predicted, after = _moved(
+            problem, endmembers, abundances, model, second, best, before
+        )
         remaining = series_limit(predicted, predicted, state.predicted)
         if not problem.regulariser.is_convex:  # there are shoulders: two steps have to agree
             remaining = jnp.maximum(remaining, state.predicted)
-        return weights, abundances, _State(predicted, remaining)
+        if after is None:
+            return weights, abundances, _State(predicted, remaining, state.known, state.seen)
+        return weights, abundances, _State(predicted, remaining, jnp.ones((), bool), after)
 
     def predicted_decrease(self, state):
         return state.remaining
+
+    def excess(self, problem, weights, abundances, state):
+        if not problem.regulariser.couples_curvature:
+            return super().excess(problem, weights, abundances, state)
+        seen = jax.lax.cond(
+            state.known,
+            lambda: state.seen,
+            lambda: look(problem, problem.basis.endmembers(weights), abundances),
+        )
+        return seen.excess, seen.penalty
 
 
 def series_limit(predicted: Scalar, last: Scalar, before: Scalar, slowest: float = 0.99) -> Scalar:

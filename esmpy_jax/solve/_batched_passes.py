@@ -301,7 +301,7 @@ def _model(problem, weights, sums):
 def _step(problem, model, weights, damping):
     """The next W, the scale that passes to H, and the decreases that the model expects."""
     none = jnp.zeros_like(damping)
-    moves, wins = jax.vmap(model.step)(
+    moves, wins, _ = jax.vmap(model.step)(
         jnp.stack([damping, none, none]),
         jnp.stack([model.away, model.away, model.gradient]),
     )

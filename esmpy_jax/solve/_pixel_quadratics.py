@@ -4,17 +4,21 @@ Matrices have shape (phase, phase, pixel). All loops over phases are unrolled on
 that the compiler makes few loops over the pixels out of many short operations.
 """
 
+import functools
+import operator
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from ..objective import pairs
 
-Vectors = Float[Array, "phase pixel"]
-Matrices = Float[Array, "phase phase pixel"]
+Vectors = Float[Array, "phase *pixels"]
+Matrices = Float[Array, "phase phase *pixels"]
 
 
-def symmetric(second: Float[Array, "pair pixel"], diagonal: Vectors) -> Matrices:
+def symmetric(second: Float[Array, "pair *pixels"], diagonal: Vectors) -> Matrices:
     """Symmetric matrices from their pairs (a, b) with a <= b, plus a diagonal and a slight ridge.
 
     The ridge, some rounding errors of the trace, keeps matrices of pixels with fewer counts than
@@ -35,12 +39,16 @@ def product(matrix: Matrices, vector: Vectors) -> Vectors:
     return jnp.stack(_product(matrix, vector))
 
 
-def projected_inverse(matrix: Matrices, free: Bool[Array, "phase pixel"], summed: bool) -> Matrices:
+def projected_inverse(
+    matrix: Matrices, free: Bool[Array, "phase *pixels"], summed: bool
+) -> Matrices:
     """K with K g = argmin over d of d'A d / 2 - g'd, d zero where not free (and summing to zero).
 
     It is the inverse of the free block; with a sum it is `K - K 1 1'K / (1'K 1)`.
     """
-    inverse = _inverse(matrix, free)
+    factor, none = _factor(matrix, free), jnp.zeros_like(matrix[0, 0])
+    units = [[none + (a == b) for b in range(len(matrix))] for a in range(len(matrix))]
+    inverse = [_solved(factor, unit) for unit in units]
     if summed:
         ones = [sum(row) for row in inverse]
         total = sum(ones)
@@ -56,15 +64,15 @@ def bounded_minimum(
     matrix: Matrices,
     gradient: Vectors,
     start: Vectors,
-    free: Bool[Array, "phase pixel"],
+    free: Bool[Array, "phase *pixels"],
     summed: bool,
 ) -> Vectors:
     """`argmin g'(z - h) + (z - h)'A(z - h) / 2` with z >= 0, from a feasible h = `start`.
 
     Entries that are not free keep their value; with `summed` the sum of each pixel is kept, too.
     An active-set method (Lawson & Hanson, *Solving Least Squares Problems*, 1974, chapter 23) of
-    n_phases + 1 sweeps, each of which lowers the objective: the result is never worse than the
-    start, and nearly always the minimum.
+    at most n_phases + 1 sweeps, each of which lowers the objective: the result is never worse than
+    the start, and nearly always the minimum. It ends when no pixel has another set.
     """
     n, small = len(matrix), jnp.finfo(start.dtype).tiny
     held = [jnp.where(f, 0.0, h) for f, h in zip(free, start, strict=True)]
@@ -78,16 +86,18 @@ def bounded_minimum(
         mean = sum(g * h for g, h in zip(gradient, there, strict=True)) / jnp.maximum(budget, small)
         slope = [g - mean for g in gradient]
 
-    def sweep(_, state):
-        z, inside = state
-        inverse = _inverse(matrix, inside)
-        best = _product(inverse, right)
+    one = [jnp.ones_like(budget)] * n
+
+    def sweep(state):
+        i, z, inside, _ = state
+        factor = _factor(matrix, inside)
+        best = _solved(factor, right)
         multiplier = jnp.zeros_like(budget)
         if summed:
-            ones = [sum(row) for row in inverse]
+            ones = _solved(factor, one)
             total = sum(ones)
             multiplier = (sum(best) - budget) / jnp.where(total > 0, total, 1.0)
-            best = [x - multiplier * one for x, one in zip(best, ones, strict=True)]
+            best = [x - multiplier * y for x, y in zip(best, ones, strict=True)]
         below = [f & (x <= 0) for f, x in zip(inside, best, strict=True)]
         reach = [
             jnp.where(b, old / jnp.maximum(old - new, small), 2.0)
@@ -108,10 +118,13 @@ def bounded_minimum(
         ]
         lowest = _least(price)
         enter = [~blocked & (p < 0) & (p <= lowest) for p in price]
-        return tuple(moved), tuple(f | e for f, e in zip(stay, enter, strict=True))
+        new = tuple(f | e for f, e in zip(stay, enter, strict=True))
+        changed = functools.reduce(operator.or_, (f ^ g for f, g in zip(new, inside, strict=True)))
+        return i + 1, tuple(moved), new, changed.any()
 
     inside = tuple(f & ((h > 0) | (s < 0)) for f, h, s in zip(free, start, slope, strict=True))
-    z, _ = jax.lax.fori_loop(0, n + 1, sweep, (tuple(start), inside))
+    first = jnp.zeros((), int), tuple(start), inside, jnp.ones((), bool)
+    z = jax.lax.while_loop(lambda s: s[3] & (s[0] <= n), sweep, first)[1]
     if summed:  # what rounding has moved
         total = sum(x - h for x, h in zip(z, held, strict=True))
         scale = budget / jnp.where(total > 0, total, 1.0)
@@ -137,34 +150,36 @@ def _least(rows):
     return out
 
 
-def _inverse(matrix, free):
-    """Inverse of the free block by symmetric sweeps, after scaling it to a unit diagonal."""
+def _factor(matrix, free):
+    """`L D L'` of the free block scaled to a unit diagonal: L below the diagonal, 1 / D, the scale.
+
+    Rows and columns that are not free are those of the unit matrix, and their scale is zero.
+    """
     n, info = len(matrix), jnp.finfo(matrix.dtype)
     scale = [
         jnp.where(f, jax.lax.rsqrt(jnp.maximum(matrix[a, a], info.tiny)), 0.0)
         for a, f in enumerate(free)
     ]
-    swept = [
-        [
-            jnp.ones_like(scale[a]) if a == b else matrix[a, b] * scale[a] * scale[b]
-            for b in range(n)
-        ]
-        for a in range(n)
-    ]
+    lower: list[list[Any]] = [[] for _ in range(n)]
+    pivots = []
     for i in range(n):
-        pivot = jnp.maximum(swept[i][i], info.eps)
-        row = [x / pivot for x in swept[i]]
-        swept = [
-            [
-                -1 / pivot
-                if a == b == i
-                else row[b]
-                if a == i
-                else row[a]
-                if b == i
-                else swept[a][b] - swept[a][i] * row[b]
-                for b in range(n)
-            ]
-            for a in range(n)
-        ]
-    return [[-swept[a][b] * scale[a] * scale[b] for b in range(n)] for a in range(n)]
+        whole: list[Any] = []  # row i of L D
+        for j in range(i):
+            x = matrix[i, j] * scale[i] * scale[j]
+            whole.append(x - sum(whole[k] * lower[j][k] for k in range(j)))
+        lower[i] = [x * p for x, p in zip(whole, pivots, strict=True)]
+        square = 1.0 - sum(x * y for x, y in zip(whole, lower[i], strict=True))
+        pivots.append(1 / jnp.maximum(square * jnp.ones_like(scale[i]), info.eps))
+    return lower, pivots, scale
+
+
+def _solved(factor, right):
+    """The free entries of the solution of `A x = right`, the others zero."""
+    lower, pivots, scale = factor
+    n = len(pivots)
+    x = []
+    for a in range(n):
+        x.append(right[a] * scale[a] - sum(lower[a][k] * x[k] for k in range(a)))
+    for a in reversed(range(n)):
+        x[a] = x[a] * pivots[a] - sum(lower[k][a] * x[k] for k in range(a + 1, n))
+    return [y * s for y, s in zip(x, scale, strict=True)]

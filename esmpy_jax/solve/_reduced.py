@@ -47,8 +47,10 @@ class Reduced(eqx.Module):
     linear: Float[Array, "column phase_or_1 pixel"] | None = None
     abundances: Abundances | None = None
 
-    def step(self, damping: Scalar, gradient: Float[Array, " entry"]) -> tuple[Weights, Scalar]:
-        """The step of W for a damping, and the decrease of the damped model in nats.
+    def step(
+        self, damping: Scalar, gradient: Float[Array, " entry"]
+    ) -> tuple[Weights, Scalar, Scalar]:
+        """The step of W for a damping, the decrease of the damped model, and that of the slope.
 
         - `gradient`: that of the model, or the one that leads `away` from saddles.
         """
@@ -59,7 +61,8 @@ class Reduced(eqx.Module):
         matrix = jnp.where(both, matrix, jnp.eye(n_entries, dtype=matrix.dtype))
         scaled = box_minimum(matrix, gradient, self.lower, self.free)
         decrease = -(scaled @ (gradient + 0.5 * matrix @ scaled))
-        return (self.metric * scaled).reshape(self.n_columns, -1), decrease
+        move = (self.metric * scaled).reshape(self.n_columns, -1)
+        return move, decrease, -(scaled @ self.gradient)
 
     def coupling(self, move: Weights) -> Float[Array, "phase pixel"]:
         """C'dW: the change of the gradient of H that a step of W makes."""

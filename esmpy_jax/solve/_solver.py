@@ -106,6 +106,12 @@ class AbstractSolver(eqx.Module, Generic[State]):
     ) -> tuple[Weights, Abundances, State]:
         """One step."""
 
+    def excess(
+        self, problem: Problem, weights: Weights, abundances: Abundances, state: State
+    ) -> tuple[Float[Array, " pixel"], Scalar]:
+        """`Problem.excess` and the penalty after a step, for solvers that know them from it."""
+        return problem.excess(weights, abundances), problem.penalty(abundances)
+
     def predicted_decrease(self, state: State) -> Scalar:
         """Nats that the last step believed to be left above the optimum; NaN if it cannot tell."""
         return jnp.full((), jnp.nan)
@@ -227,7 +233,7 @@ def advance(problem, solver, state, until, tol, batch=None):
         w, h, inner = jax.lax.fori_loop(
             0, n_steps, one, (state.weights, state.abundances, state.solver_state)
         )
-        excess, penalty = problem.excess(w, h), problem.penalty(h)
+        excess, penalty = solver.excess(problem, w, h, inner)
         perfect = jax.lax.cond(
             begun,
             lambda: state.perfect,

@@ -47,7 +47,7 @@ class _State(eqx.Module):
 class _Trial(eqx.Module):
     point: _Point
     damping: Scalar
-    undamped: Scalar  # nats that the model would win without damping
+    left: Scalar  # nats that are believed to be left, without the step
     decrease: Scalar
     number: Int[Array, ""]
     accepted: Bool[Array, ""]
@@ -119,6 +119,15 @@ class VariableProjectionNewton(AbstractSolver[_State]):
     def predicted_decrease(self, state):
         return state.predicted
 
+    def excess(self, problem, weights, abundances, state):
+        return jax.lax.cond(
+            state.known,
+            lambda: (state.excess, state.penalty),
+            lambda: super(VariableProjectionNewton, self).excess(
+                problem, weights, abundances, state
+            ),
+        )
+
     def _newton(self, problem, weights, abundances, state):
         """A step of W; where nothing is known yet around it, only H moves and the model is made."""
         known, scale_free = state.known, free_scales(problem, weights)
@@ -135,11 +144,8 @@ class VariableProjectionNewton(AbstractSolver[_State]):
         )
 
         def attempt(trial):
-            none = jnp.zeros_like(trial.damping)
-            moves, from_model = jax.vmap(reduced.step)(
-                jnp.stack([trial.damping, none, none]),
-                jnp.stack([reduced.away, reduced.away, reduced.gradient]),
-            )
+            dampings = jnp.stack([trial.damping, jnp.zeros_like(trial.damping)])
+            moves, from_model, slopes = jax.vmap(reduced.step, (0, None))(dampings, reduced.away)
             move = jnp.where(known, moves[0], 0.0)
             new = jnp.maximum(weights + move, 0.0)
             follow = jnp.where(known, change - product(inverse, reduced.coupling(move)), 0.0)
@@ -151,7 +157,7 @@ class VariableProjectionNewton(AbstractSolver[_State]):
             decrease = jnp.where(known, decrease, jnp.inf)
             rounding = 4 * jnp.finfo(decrease.dtype).eps * jnp.linalg.norm(point.excess)
             accepted = (decrease > rounding) & composed(problem, new)
-            predicted, undamped, plain = from_pixels + from_model
+            predicted, undamped = from_pixels + from_model
             gain = jnp.minimum(decrease / jnp.maximum(predicted, 1e-30), 1.0)
             easier = jnp.clip(1 - (2 * gain - 1) ** 3, 0.1, 4.0)
             harder = jnp.where(trial.number < 2, 5.0, 20.0)
@@ -159,12 +165,12 @@ class VariableProjectionNewton(AbstractSolver[_State]):
             refused = jnp.where(jnp.abs(decrease) <= rounding, 1 / 30, harder)
             damping = trial.damping * jnp.where(accepted, easier, refused)
             damping = jnp.where(known, jnp.clip(damping, 1e-9, 1e3), trial.damping)
-            # a saddle that cannot be left is none
-            undamped = jnp.where(accepted, undamped, plain)
+            slope = slopes[0] + 2 * from_pixels
+            refuted = jnp.maximum(trial.left, _along(slope, decrease))
             return _Trial(
                 _where(accepted, point, here),
                 damping.astype(decrease.dtype),
-                undamped,
+                jnp.where(accepted, jnp.abs(undamped), refuted),
                 decrease,
                 trial.number + 1,
                 accepted,
@@ -177,8 +183,7 @@ class VariableProjectionNewton(AbstractSolver[_State]):
             attempt,
             _Trial(here, state.damping, none, none, zero, no),
         )
-        believed = jnp.abs(trial.undamped)  # below zero where bounds cut the step off
-        believed = jnp.where(jnp.isfinite(believed), believed, jnp.inf)
+        believed = jnp.where(jnp.isfinite(trial.left), trial.left, jnp.inf)
         if not isinstance(problem.regulariser, NoRegulariser):
             believed = series_limit(believed, trial.decrease, state.decrease)
         won = jnp.where(trial.accepted, trial.decrease, 0.0)
@@ -208,6 +213,16 @@ def _reduced(problem, point, change, inverse, scale_free) -> Reduced:
     return reduce_to_weights(
         problem, endmembers, point.weights, point.abundances, change, inverse, scale_free
     )
+
+
+def _along(slope, decrease):
+    """The most that a step wins when shortened: the parabola of its slope and its end.
+
+    What the quadratic model still promises where none of its steps comes true is not believed.
+    """
+    bent = jnp.maximum(slope - decrease, 0.5 * slope)
+    tiny = jnp.finfo(slope.dtype).tiny
+    return jnp.where(slope > 0, 0.25 * slope * (slope / jnp.maximum(bent, tiny)), 0.0)
 
 
 def _where(condition, yes, no):
