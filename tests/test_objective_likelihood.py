@@ -8,7 +8,7 @@ import pytest
 from factor_problems import STORAGES, deviance, example, nll
 
 from esmpy_jax._basis import Basis
-from esmpy_jax.objective import as_counts, pixel_losses, poisson_deviance, poisson_nll
+from esmpy_jax.objective import as_counts, pixel_excess, pixel_losses, poisson_deviance, poisson_nll
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 
@@ -98,6 +98,32 @@ def test_float32_deviance_of_a_bright_spectrum(storage):
     expected = 2 * (y * np.log(np.where(y > 0, y, 1) / model) - y + model).sum()
     assert 10 < expected < 200
     assert abs(ours - expected) < 2 * np.finfo(np.float32).eps * y.sum()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_float32_differences_of_ten_million_dense_counts(seed):
+    """Two models a nat apart: a rounding of the sum of the counts, 1.2 nats, would hide it.
+
+    By channels the terms to round are deviances, about a half each, of which rounding of the
+    model moves each by eps |y - x|: `eps sqrt(sum y)` at random, and as much again for the sums.
+    """
+    rng = np.random.default_rng(seed)
+    spectra = 1e4 * 4 * rng.dirichlet(np.ones(300), 3).T
+    maps = rng.dirichlet(np.ones(3), 256).T
+    y = rng.poisson(spectra @ maps).T
+    other = spectra * (1 + 3e-5 * rng.standard_normal(spectra.shape))
+    found = {}
+    for x64 in (False, True):
+        with jax.enable_x64(x64):
+            counts = as_counts(y, storage="dense")
+            before, after = (
+                np.asarray(pixel_excess(counts, jnp.asarray(d, float), jnp.asarray(maps, float)))
+                for d in (spectra.astype(np.float32), other.astype(np.float32))
+            )
+            found[x64] = (before - after).astype(float).sum()
+    assert y.sum() > 1e7
+    assert abs(found[True]) > 1e-3
+    assert abs(found[False] - found[True]) < 20 * np.finfo(np.float32).eps * np.sqrt(y.sum())
 
 
 @pytest.mark.parametrize("storage", STORAGES)

@@ -18,6 +18,7 @@ from esmpy_jax.objective import (
     SumOf,
     TotalVariation,
 )
+from esmpy_jax.objective._total_variation import _OF_HESSIAN
 
 SHAPES = [(3, 7), (3, 4, 5), (2, 1, 1), (1, 1, 6)]
 ALL = {
@@ -260,6 +261,32 @@ def test_curvature_is_symmetric_positive_and_below_the_surrogate_s(name, shape, 
         np.testing.assert_allclose(
             product(maps, jnp.asarray(direction)), matrix @ direction, atol=1e3 * room
         )
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", ["sparsity", "smoothness", "variation", "sum"])
+def test_local_curvature_lies_between_the_hessian_and_the_bound(name, shape, x64):
+    """Of a convex penalty; as near to its Hessian as said, and the bound itself for the others."""
+    regulariser, maps = ALL[name](), jnp.asarray(maps_like(shape, 3) / 30)
+    size = maps.size
+
+    def flat(function):
+        one = lambda d: function(d.reshape(shape)).ravel()  # noqa: E731
+        return np.asarray(jax.vmap(one)(jnp.eye(size)))
+
+    near = flat(regulariser.local_curvature(maps))
+    bound = flat(lambda d: regulariser.curvature(maps, d))
+    np.testing.assert_allclose(near, near.T, atol=1e-12 * np.abs(near).max())
+    if name in ("sparsity", "smoothness"):
+        np.testing.assert_array_equal(near, bound)
+        return
+    convex = LaplacianSmoothness(1.3) if name == "sum" else NoRegulariser()
+    convex = SumOf((convex, ALL["variation"]()))
+    hessian = np.asarray(jax.hessian(convex.value)(maps)).reshape(size, size)
+    expected = (1 - _OF_HESSIAN) * bound + _OF_HESSIAN * hessian
+    room = 1e-11 * max(np.abs(bound).max(), 1.0)
+    np.testing.assert_allclose(near, expected, atol=room)
+    assert np.linalg.eigvalsh(near).min() >= -room
 
 
 def test_sum_of_is_the_sum(x64):

@@ -14,6 +14,7 @@ from esmpy_jax.objective import (
     LaplacianSmoothness,
     LogSparsity,
     NoRegulariser,
+    RegionalSparsity,
     SumOf,
     SumToOneAbundances,
     SumToOneWeights,
@@ -27,10 +28,12 @@ from esmpy_jax.solve import (
     MultiplicativeUpdate,
     Problem,
     VariableProjectionNewton,
+    solve,
 )
 from esmpy_jax.solve._abundance_newton import local_model
 from esmpy_jax.solve._pixel_quadratics import projected_inverse
 from esmpy_jax.solve._reduced import reduce_to_weights
+from esmpy_jax.solve._variable_projection import _along
 
 CONSTRAINTS = {
     "free": Unconstrained(),
@@ -422,6 +425,75 @@ def test_float32_ends_at_an_optimum_of_float64():
 @pytest.mark.slow
 def test_saddles_are_not_taken_for_optima():
     assert in_both_precisions()[1].max() <= 0.1
+
+
+@pytest.mark.parametrize("penalty", ["none", "convex"])
+@pytest.mark.parametrize("solver", [VariableProjectionNewton(), AbundanceNewton()])
+def test_what_solvers_know_of_the_objective_is_the_objective(solver, penalty, x64):
+    """Also after steps that were refused, of which the fits near the optimum have some."""
+
+    def looks(problem, weights, abundances):
+        def step(carry, _):
+            w, h, inner = solver.step(problem, *carry)
+            known = solver.excess(problem, w, h, inner)
+            return (w, h, inner), (*known, problem.excess(w, h), problem.penalty(h))
+
+        start = (weights, abundances, solver.init(problem, weights, abundances))
+        return jax.lax.scan(step, start, None, length=30)[1]
+
+    looks = quickly(looks)
+    for seed in range(3):
+        problem, made = random_problem(seed, "sum of H", penalty, "dense", False, (None, None))
+        excess, cost, expected, penalties = looks(problem, *starts(made))
+        np.testing.assert_allclose(excess, expected, rtol=1e-12, atol=1e-9)
+        np.testing.assert_allclose(cost, penalties, rtol=1e-12)
+
+
+def many_counts(seed, strength):
+    """Sixty-four bins of 160 000 counts, and the penalty of the default fit on their shares."""
+    rng = np.random.default_rng(seed)
+    matrix = rng.dirichlet(0.1 * np.ones(120), 8).T
+    weights = rng.dirichlet(np.ones(8), 3).T * (rng.random((8, 3)) < 0.7) + 1e-3
+    abundances = rng.dirichlet(0.3 * np.ones(3), 64).T
+    counts = rng.poisson(1.6e5 * (matrix @ weights / weights.sum(0)) @ abundances).T
+    made = Example(counts, matrix, weights, abundances, (8, 8))
+    penalty = SumOf((LogSparsity(strength / 2, 0.05), RegionalSparsity(strength / 2, 0.05)))
+    data = made.counts("dense")
+    exposure = jnp.full(64, 1.6e5)
+    data = eqx.tree_at(lambda c: c.exposure, data, exposure, is_leaf=lambda x: x is None)
+    return Problem(data, made.basis(), SumToOneAbundances(), penalty)
+
+
+def test_float32_converges_on_ten_million_counts():
+    """Rounding hid the last nats where the sum of the counts was rounded as a whole."""
+    ends = []
+    for seed in range(4):
+        rng = np.random.default_rng(100 + seed)
+        w, h = rng.random((8, 3)) / 8 + 0.01, rng.dirichlet(np.ones(3), 64).T
+        with jax.enable_x64(False):
+            problem = many_counts(seed, 1.0)
+            start = jnp.asarray(w, float), jnp.asarray(h, float)
+            ours = solve(problem, VariableProjectionNewton(), *start, max_steps=300)
+        with jax.enable_x64(True):
+            problem = many_counts(seed, 1.0)
+            w, h = (jnp.asarray(np.asarray(x, float)) for x in (ours.weights, ours.abundances))
+            best = solve(
+                problem, VariableProjectionNewton(), w, h, max_steps=300, tol=1e-4, resume=True
+            )
+            left = problem.objective(w, h) - problem.objective(best.weights, best.abundances)
+        ends.append((ours.converged, float(left), ours.steps))
+    converged, left, _ = zip(*ends, strict=True)
+    assert all(converged), ends
+    assert max(left) < 0.5, ends  # one standard error
+
+
+def test_what_is_left_along_a_refused_step():
+    """Of `slope t - bend t²`, known at its beginning and at t = 1."""
+    slope, bend = jnp.array([1.0, 1.0, 0.3, 0.0]), jnp.array([2.0, 50.0, 0.3, 1.0])
+    expected = slope**2 / (4 * bend)
+    np.testing.assert_allclose(_along(slope, slope - bend), expected, rtol=1e-6)
+    # a step that would better be longer is not extrapolated, nor a slope that leads upwards
+    np.testing.assert_allclose(_along(jnp.array([1.0, -1.0]), jnp.array([0.9, -3.0])), [0.5, 0.0])
 
 
 def test_entries_at_zero_grow_again(x64):
