@@ -13,11 +13,12 @@ from esmpy_jax.objective import as_counts, bin_counts, relative_to_counts, thin
 @pytest.mark.parametrize("mean", [0.01, 0.06, 2.0])
 @pytest.mark.parametrize("shape", [(16, 18), (15, 17), (60,)])
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("few", [0, 2**20])
+@pytest.mark.parametrize(("few", "shared"), [(0, 0), (0, 2**21), (2**20, 2**21)])
 def test_all_sizes_and_parts_share_shapes_and_keep_their_counts(
-    mean, shape, seed, few, monkeypatch
+    mean, shape, seed, few, shared, monkeypatch
 ):
     monkeypatch.setattr(_bins, "FEW", few)
+    monkeypatch.setattr(_bins, "SHARED_UP_TO", shared)
     rng = np.random.default_rng(seed)
     brightness = rng.gamma(2.0, 0.5, (*(1 for _ in shape), 300))
     counts = as_counts(rng.poisson(mean * brightness, (*shape, 300)))
@@ -43,7 +44,7 @@ def test_all_sizes_and_parts_share_shapes_and_keep_their_counts(
             assert values.sum() == own.sum()
             assert (exposure > 0).sum() == (exposure[inside] > 0).sum()
     assert not (few and binned.is_sparse)
-    assert len(kinds) == (1 if few or binned.is_sparse else 3)
+    assert len(kinds) == (1 if shared or binned.is_sparse else 3)
 
 
 @pytest.mark.parametrize("shape", [(16, 18), (15, 17), (60,)])

@@ -17,6 +17,10 @@ from ._pools import number_of_pools, pairs_of, pooled_by_shares
 #: Values that are stored densely whatever they are: then rows cost no more than the counts in them.
 FEW = 2**20
 
+#: Densely stored values of the smaller bins up to which a CPU takes the larger ones in their grid:
+#: there they cost some seconds more, and another program takes about ten to compile.
+SHARED_UP_TO = 2**21
+
 
 class Bins:
     """`bins(counts, factor)` is the binned image or a part of it, in shapes that they share.
@@ -51,10 +55,12 @@ class Bins:
             return
         finest, *others = self._groups[factor]  # the storage of the finest suits them all best
         self._grids[finest] = self.shape(finest)
-        few = math.prod(self._grids[finest]) * self.whole.n_channels <= FEW
+        n_values = math.prod(self._grids[finest]) * self.whole.n_channels
+        few = n_values <= FEW
         binned = {finest: self._in_grid(self.whole, finest, "dense" if few else "auto")}
         storage: Storage = "sparse" if binned[finest].is_sparse else "dense"
-        shared = few or storage == "sparse" or jax.default_backend() != "cpu"
+        cheap = n_values <= SHARED_UP_TO or jax.default_backend() != "cpu"
+        shared = storage == "sparse" or cheap
         for other in others:
             self._grids[other] = self.shape(finest if shared else other)
             binned[other] = self._in_grid(self.whole, other, storage)

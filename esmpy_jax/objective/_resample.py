@@ -17,6 +17,7 @@ from ._blocks import Blocks
 from ._counts import AbstractCounts
 from ._dense import DenseCounts
 from ._sparse import SparseCounts
+from ._triplets import order_of
 
 #: Up to this value photons are drawn one by one, which is simpler and faster than binomial numbers.
 _FEW = 64
@@ -46,13 +47,11 @@ def find_places(counts: AbstractCounts) -> Places | None:
         raise InputError(
             "Counts that are spread over devices cannot be drawn from; draw before `shard`."
         )
-    by_pixel, by_channel = _located(counts.by_pixel), _located(counts.by_channel)
     n_slots = sum(v.size for v in _values(counts.by_pixel))
     place = np.full(sum(v.size for v in _values(counts.by_channel)), n_slots, np.int32)
-    pixel, channel, place_of = by_pixel
-    order = np.argsort(pixel * counts.n_channels + channel)
-    channel, pixel, slot = by_channel
-    place[slot[np.argsort(pixel * counts.n_channels + channel)]] = place_of[order]
+    channel, by_pixel = _located(counts.by_pixel, counts.n_channels)
+    _, by_channel = _located(counts.by_channel, counts.n_pixels)
+    place[by_channel] = by_pixel[order_of(channel)]
     first, overflow = _values(counts.by_channel)
     return Places(
         jnp.asarray(place[: first.size].reshape(first.shape)),
@@ -138,16 +137,19 @@ def _with_values(counts, by_pixel, by_channel):
     )
 
 
-def _located(blocks):
-    """Owner, partner and place in the flat slots of all nonzero counts."""
+def _located(blocks, n_partners):
+    """Partner and place in the flat slots of all nonzero counts, sorted by owner and partner."""
     owners = np.arange(blocks.n_owners), np.asarray(blocks.owner)
     parts, offset = [], 0
     for slots, rows in zip((blocks.first, blocks.overflow), owners, strict=True):
         value, partner = np.asarray(slots.value), np.asarray(slots.partner)
-        flat = np.flatnonzero(value)
-        parts.append((rows[flat % value.shape[1]], partner.ravel()[flat], flat + offset))
+        row, slot = np.nonzero(value.T)
+        key = rows[row].astype(np.int64) * n_partners + partner[slot, row]
+        parts.append((key, slot * value.shape[1] + row + offset))
         offset += value.size
-    return tuple(np.concatenate(x).astype(np.int64) for x in zip(*parts, strict=True))
+    key, place = (np.concatenate(x) for x in zip(*parts, strict=True))
+    order = np.argsort(key, kind="stable")  # of few runs that are sorted
+    return key[order] % n_partners, place[order]
 
 
 @jax.jit
