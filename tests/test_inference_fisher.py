@@ -398,7 +398,14 @@ def scene(shares):
     return basis, weights, abundances, scale, draws
 
 
-@pytest.mark.parametrize("case", ["unconstrained", "shares", "zeros known"])
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param("unconstrained", marks=pytest.mark.slow),
+        "shares",
+        pytest.param("zeros known", marks=pytest.mark.slow),
+    ],
+)
 def test_error_bars_match_the_scatter_of_repeated_fits(x64, case):
     """Where the zeros of H are known, deviations from the truth have the predicted variance.
 

@@ -193,7 +193,10 @@ def test_spectra_are_those_of_the_basis(weighted):
     np.testing.assert_allclose(model.endmembers(weights), expected, rtol=2e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize(("double", "tolerance"), [(True, 1e-6), (False, 1e-2)])
+@pytest.mark.parametrize(
+    ("double", "tolerance"),
+    [(True, 1e-6), pytest.param(False, 1e-2, marks=pytest.mark.slow)],
+)
 def test_derivatives_by_weights_and_parameters(double, tolerance):
     """Of either precision, against central differences in double precision."""
     names = ["continuum_correction_2", "efficiency_correction_1", "Fe L ratio", "Mg K-M energy"]

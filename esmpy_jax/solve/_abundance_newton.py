@@ -10,6 +10,9 @@ from ..objective import SumToOneAbundances, exposure_or_one, pixel_excess
 from ._pixel_quadratics import bounded_minimum, product, projected_inverse, symmetric
 from ._solver import AbstractSolver, Problem
 
+#: Times that a step of coupled pixels is shortened to a quarter before each makes its own.
+_SHORTER = 5
+
 
 class LocalModel(eqx.Module):
     """The objective around the abundances of each pixel, as `g'd + d'A d / 2`."""
@@ -137,16 +140,16 @@ def _moved(problem, endmembers, abundances, model, second, best, before=None):
     together, predicted = _conjugate_gradients(problem, abundances, model, second, best)
 
     def shorter(state):
-        share = 0.25 * state[0]
-        maps = model.floored(abundances, share * together, best <= 0)
+        i = state[0]
+        maps = model.floored(abundances, 0.25**i * together, best <= 0)
+        maps = jnp.where(i < _SHORTER, maps, safe)
         new = look(problem, endmembers, maps)
         won = (before.excess - new.excess).sum() + (before.penalty - new.penalty)
-        return share, maps, new, won
+        return i + 1, maps, new, won
 
-    start = jnp.full((), 4.0, abundances.dtype), abundances, before, jnp.zeros_like(before.penalty)
-    _, maps, after, won = jax.lax.while_loop(lambda s: ~(s[3] > 0) & (s[0] > 0.01), shorter, start)
-    maps, after = jax.lax.cond(
-        won > 0, lambda: (maps, after), lambda: (safe, look(problem, endmembers, safe))
+    start = jnp.zeros((), int), abundances, before, jnp.zeros_like(before.penalty)
+    _, maps, after, _ = jax.lax.while_loop(
+        lambda s: ~(s[3] > 0) & (s[0] <= _SHORTER), shorter, start
     )
     return maps, predicted, after
 
@@ -209,8 +212,7 @@ def _conjugate_gradients(problem, abundances, model, second, best, steps=15):
 class _State(eqx.Module):
     predicted: Scalar  # nats, by the model of the last step
     remaining: Scalar  # nats
-    known: Bool[Array, ""]  # whether the objective is seen at the current abundances
-    seen: Seen
+    seen: Seen  # at the current abundances
 
 
 class AbundanceNewton(AbstractSolver[_State]):
@@ -226,40 +228,28 @@ class AbundanceNewton(AbstractSolver[_State]):
 
     def init(self, problem, weights, abundances):
         infinite = jnp.full((), jnp.inf, abundances.dtype)
-        none = jnp.zeros(abundances.shape[1], abundances.dtype)
-        seen = Seen(none, jnp.zeros((), abundances.dtype))
-        return _State(infinite, infinite, jnp.zeros((), bool), seen)
+        seen = look(problem, problem.basis.endmembers(weights), abundances)
+        return _State(infinite, infinite, seen)
 
     def step(self, problem, weights, abundances, state):
         endmembers = problem.basis.endmembers(weights)
         model, second = local_model(problem, endmembers, abundances)
-        best, before = model.minimum(abundances), None
-        if problem.regulariser.couples_curvature:
-            before = jax.lax.cond(
-                state.known, lambda: state.seen, lambda: look(problem, endmembers, abundances)
-            )
-        abundances, predicted, after = _moved(
-            problem, endmembers, abundances, model, second, best, before
+        best = model.minimum(abundances)
+        abundances, predicted, seen = _moved(
+            problem, endmembers, abundances, model, second, best, state.seen
         )
+        if seen is None:
+            seen = look(problem, endmembers, abundances)
         remaining = series_limit(predicted, predicted, state.predicted)
         if not problem.regulariser.is_convex:  # there are shoulders: two steps have to agree
             remaining = jnp.maximum(remaining, state.predicted)
-        if after is None:
-            return weights, abundances, _State(predicted, remaining, state.known, state.seen)
-        return weights, abundances, _State(predicted, remaining, jnp.ones((), bool), after)
+        return weights, abundances, _State(predicted, remaining, seen)
 
     def predicted_decrease(self, state):
         return state.remaining
 
     def excess(self, problem, weights, abundances, state):
-        if not problem.regulariser.couples_curvature:
-            return super().excess(problem, weights, abundances, state)
-        seen = jax.lax.cond(
-            state.known,
-            lambda: state.seen,
-            lambda: look(problem, problem.basis.endmembers(weights), abundances),
-        )
-        return seen.excess, seen.penalty
+        return state.seen.excess, state.seen.penalty
 
 
 def series_limit(predicted: Scalar, last: Scalar, before: Scalar, slowest: float = 0.99) -> Scalar:

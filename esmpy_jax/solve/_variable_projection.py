@@ -38,7 +38,7 @@ class _State(eqx.Module):
     decrease: Scalar  # nats won by the last Newton step
     due: Int[Array, ""]  # multiplicative updates before the next step
     known: Bool[Array, ""]  # whether the objective around W and H is
-    excess: Float[Array, " pixel"]
+    excess: Float[Array, " pixel"]  # at W and H, after each step
     penalty: Scalar
     model: LocalModel
     best: Abundances
@@ -81,14 +81,14 @@ class VariableProjectionNewton(AbstractSolver[_State]):
     trials: int = 6
 
     def init(self, problem, weights, abundances):
-        return self._start(problem, abundances, self.warm_up)
+        return self._start(problem, weights, abundances, self.warm_up)
 
     def resume(self, problem, weights, abundances):
-        return self._start(problem, abundances, 0)
+        return self._start(problem, weights, abundances, 0)
 
-    def _start(self, problem, abundances, due):
+    def _start(self, problem, weights, abundances, due):
         dtype = abundances.dtype
-        zero, infinite = jnp.zeros((), dtype), jnp.full((), jnp.inf, dtype)
+        infinite = jnp.full((), jnp.inf, dtype)
         return _State(
             jnp.full((), 0.1, dtype),
             infinite,
@@ -96,8 +96,8 @@ class VariableProjectionNewton(AbstractSolver[_State]):
             infinite,
             jnp.full((), due, int),
             jnp.zeros((), bool),
-            jnp.zeros(abundances.shape[1], dtype),
-            zero,
+            problem.excess(weights, abundances),
+            problem.penalty(abundances),
             unknown_model(problem, abundances),
             abundances,
         )
@@ -120,13 +120,9 @@ class VariableProjectionNewton(AbstractSolver[_State]):
         return state.predicted
 
     def excess(self, problem, weights, abundances, state):
-        return jax.lax.cond(
-            state.known,
-            lambda: (state.excess, state.penalty),
-            lambda: super(VariableProjectionNewton, self).excess(
-                problem, weights, abundances, state
-            ),
-        )
+        if only_scale(problem):
+            return state.excess, state.penalty
+        return super().excess(problem, weights, abundances, state)
 
     def _newton(self, problem, weights, abundances, state):
         """A step of W; where nothing is known yet around it, only H moves and the model is made."""
