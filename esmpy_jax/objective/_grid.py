@@ -17,12 +17,12 @@ Pixels = Bool[Array, "*scan"] | None
 
 def steps(map_: Map, pixels: Pixels = None) -> list[Map]:
     """The step to the next pixel along each axis of the scan."""
-    return among(pixels, [_after(jnp.diff(map_, axis=i), i) for i in range(map_.ndim)])
+    return among(pixels, [_ended(jnp.diff(map_, axis=i), i) for i in range(map_.ndim)])
 
 
 def returned(flows: list[Map]) -> Map:
     """The transpose of `steps`: what arrives at each pixel less what leaves it."""
-    return sum((_next(f, i) - f for i, f in enumerate(flows)), jnp.zeros_like(flows[0]))
+    return sum((_at_next(f, i) - f for i, f in enumerate(flows)), jnp.zeros_like(flows[0]))
 
 
 def laplacian(maps: Maps, weights: Map, pixels: Pixels = None) -> Maps:
@@ -38,10 +38,10 @@ def laplacian(maps: Maps, weights: Map, pixels: Pixels = None) -> Maps:
 def neighbours(maps: Maps, weights: Map, pixels: Pixels = None) -> tuple[Map, Maps]:
     """The weights of each pixel's edges added up, and the so weighted sum of its neighbours."""
     edges = among(pixels, [_inner(weights, i) for i in range(weights.ndim)])
-    degree = sum((e + _next(e, i) for i, e in enumerate(edges)), jnp.zeros_like(weights))
+    degree = sum((e + _at_next(e, i) for i, e in enumerate(edges)), jnp.zeros_like(weights))
 
     def around(m):
-        parts = (e * _before(m, i) + _next(e * m, i) for i, e in enumerate(edges))
+        parts = (e * _of_next(m, i) + _at_next(e * m, i) for i, e in enumerate(edges))
         return sum(parts, jnp.zeros_like(m))
 
     return degree, jnp.stack([around(m) for m in maps])
@@ -51,25 +51,25 @@ def among(pixels: Pixels, edges: list[Map]) -> list[Map]:
     """What edges hold along each axis, with zero for those that leave `pixels`."""
     if pixels is None:
         return edges
-    return [jnp.where(pixels & _before(pixels, i), e, 0.0) for i, e in enumerate(edges)]
+    return [jnp.where(pixels & _of_next(pixels, i), e, 0.0) for i, e in enumerate(edges)]
 
 
 def _inner(map_, axis):
     """Zero at the last pixels along an axis."""
-    return _after(jax.lax.slice_in_dim(map_, 0, map_.shape[axis] - 1, axis=axis), axis)
+    return _ended(jax.lax.slice_in_dim(map_, 0, map_.shape[axis] - 1, axis=axis), axis)
 
 
-def _before(map_, axis):
+def _of_next(map_, axis):
     """The value of the next pixel at each pixel."""
-    return _after(jax.lax.slice_in_dim(map_, 1, None, axis=axis), axis)
+    return _ended(jax.lax.slice_in_dim(map_, 1, None, axis=axis), axis)
 
 
-def _next(map_, axis):
+def _at_next(map_, axis):
     """The value of each pixel at the next one."""
     shorter = jax.lax.slice_in_dim(map_, 0, map_.shape[axis] - 1, axis=axis)
     return jnp.pad(shorter, [(int(i == axis), 0) for i in range(map_.ndim)])
 
 
-def _after(shorter, axis):
+def _ended(shorter, axis):
     """With a last pixel of zero along an axis."""
     return jnp.pad(shorter, [(0, int(i == axis)) for i in range(shorter.ndim)])

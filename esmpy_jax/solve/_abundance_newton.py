@@ -212,7 +212,7 @@ def _conjugate_gradients(problem, abundances, model, second, best, steps=15):
 class _State(eqx.Module):
     predicted: Scalar  # nats, by the model of the last step
     remaining: Scalar  # nats
-    seen: Seen  # at the current abundances
+    seen: Seen | None  # at the current abundances, where pixels are coupled
 
 
 class AbundanceNewton(AbstractSolver[_State]):
@@ -228,7 +228,9 @@ class AbundanceNewton(AbstractSolver[_State]):
 
     def init(self, problem, weights, abundances):
         infinite = jnp.full((), jnp.inf, abundances.dtype)
-        seen = look(problem, problem.basis.endmembers(weights), abundances)
+        seen = None
+        if problem.regulariser.couples_curvature:
+            seen = look(problem, problem.basis.endmembers(weights), abundances)
         return _State(infinite, infinite, seen)
 
     def step(self, problem, weights, abundances, state):
@@ -238,8 +240,6 @@ class AbundanceNewton(AbstractSolver[_State]):
         abundances, predicted, seen = _moved(
             problem, endmembers, abundances, model, second, best, state.seen
         )
-        if seen is None:
-            seen = look(problem, endmembers, abundances)
         remaining = series_limit(predicted, predicted, state.predicted)
         if not problem.regulariser.is_convex:  # there are shoulders: two steps have to agree
             remaining = jnp.maximum(remaining, state.predicted)
@@ -249,6 +249,8 @@ class AbundanceNewton(AbstractSolver[_State]):
         return state.remaining
 
     def excess(self, problem, weights, abundances, state):
+        if state.seen is None:
+            return super().excess(problem, weights, abundances, state)
         return state.seen.excess, state.seen.penalty
 
 

@@ -109,7 +109,7 @@ class AbstractSolver(eqx.Module, Generic[State]):
     def excess(
         self, problem: Problem, weights: Weights, abundances: Abundances, state: State
     ) -> tuple[Float[Array, " pixel"], Scalar]:
-        """`Problem.excess` and the penalty after a step, for solvers that know them from it."""
+        """`Problem.excess` and the penalty at W and H, which the state of a solver may know."""
         return problem.excess(weights, abundances), problem.penalty(abundances)
 
     def predicted_decrease(self, state: State) -> Scalar:
