@@ -94,6 +94,7 @@ def test_draws_of_a_refinement_scatter_as_the_standard_errors_claim(drawn):
     np.testing.assert_allclose(half, [0.994, 1.96], rtol=0.3)
 
 
+@pytest.mark.slow
 def test_an_absent_element_has_a_one_sided_interval(refined, drawn):
     calcium = drawn.sel(element="Ca", phase="sum")
     low, high = calcium["composition_interval"].sel(level=0.95).values

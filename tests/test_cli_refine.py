@@ -91,6 +91,7 @@ def test_the_fit_has_the_refined_parameters(refined):
     assert float(solution.energy_axis.offset) == pytest.approx(offset.value, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_pools_of_a_first_fit(scan, tmp_path):
     wrong = ("--energy-offset", OFFSET - WRONG, "--parameters", "energy_offset")
     run(*words("refine", scan, tmp_path / "pools", "--loss", "pools", *wrong))

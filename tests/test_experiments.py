@@ -159,6 +159,7 @@ def test_judge_of_the_truth_itself(script):
     assert worse.angle[1] < 1e-5
 
 
+@pytest.mark.slow
 def test_benchmark(script, tmp_path, monkeypatch):
     """All sections of a tiny run without espm, in two goes that end in one table."""
     pytest.importorskip("sklearn")

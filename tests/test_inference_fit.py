@@ -310,6 +310,7 @@ def test_a_line_scan(model):
     assert solution.pixel_composition()["composition"].shape == (3, 1, 24)
 
 
+@pytest.mark.slow
 def test_the_absorbing_model_follows_the_composition_of_each_phase(model):
     """Two phases whose O is absorbed differently: G must follow, or O comes out wrong."""
     phases = (

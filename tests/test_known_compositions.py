@@ -80,6 +80,7 @@ def test_absorption_follows_the_known_composition():
     np.testing.assert_allclose(percent, wanted, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_fractions_are_fractions_where_weights_sum_to_one(image, model):
     solution = ej.fit(
         image,

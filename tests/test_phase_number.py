@@ -43,6 +43,7 @@ def test_the_right_number_is_found(n):
             assert found.gains[k] > 5 * found.gain_errors[k]
 
 
+@pytest.mark.slow
 def test_fit_finds_the_number_and_shows_it():
     solution = ej.fit(image(2, 0), MODEL, "auto", solver=SOLVER)
     data = solution.dataset

@@ -429,6 +429,7 @@ def test_errors_are_those_of_repeated_measurements(problem):
     assert spread.max() < 1.4, spread
 
 
+@pytest.mark.slow
 def test_what_a_parameter_does_to_a_solution(x64):
     """Predicted changes of at% against W fitted again with the changed parameter, maps kept."""
     true = make_model()

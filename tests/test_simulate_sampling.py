@@ -27,6 +27,7 @@ def many_draws():
     return np.stack([draw(seed) for seed in range(N_DRAWS)])
 
 
+@pytest.mark.slow
 def test_each_channel_is_poisson_with_the_right_mean():
     """Mean and variance over keys; 5 standard errors, and the sampling variance of a variance."""
     n, samples = N_DRAWS, many_draws()

@@ -25,6 +25,7 @@ def objective(y, matrix, weights, abundances):
     return (model - y * np.log(np.where(y > 0, model, 1.0))).sum()
 
 
+@pytest.mark.slow
 def test_updates_know_how_far_the_optimum_is(x64):
     """What they believe to be left against where 20 000 steps end.
 
