@@ -170,6 +170,9 @@ class SumOf(AbstractRegulariser):
     def gradient_split(self, maps):
         return _added([t.gradient_split(maps) for t in self.terms], maps)
 
+    def gradient(self, maps):
+        return sum((t.gradient(maps) for t in self.terms), jnp.zeros_like(maps))
+
     def surrogate(self, maps):
         return _added([t.surrogate(maps) for t in self.terms], maps)
 

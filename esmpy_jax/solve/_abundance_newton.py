@@ -10,8 +10,9 @@ from ..objective import SumToOneAbundances, exposure_or_one, pixel_excess
 from ._pixel_quadratics import bounded_minimum, product, projected_inverse, symmetric
 from ._solver import AbstractSolver, Problem
 
-#: Times that a step of coupled pixels is shortened to a quarter before each makes its own.
-_SHORTER = 5
+#: Lengths of a step of coupled pixels, each a quarter of the one before, that are tried before
+#: every pixel makes its own step.
+_LENGTHS = 5
 
 
 class LocalModel(eqx.Module):
@@ -142,14 +143,14 @@ def _moved(problem, endmembers, abundances, model, second, best, before=None):
     def shorter(state):
         i = state[0]
         maps = model.floored(abundances, 0.25**i * together, best <= 0)
-        maps = jnp.where(i < _SHORTER, maps, safe)
+        maps = jnp.where(i < _LENGTHS, maps, safe)
         new = look(problem, endmembers, maps)
         won = (before.excess - new.excess).sum() + (before.penalty - new.penalty)
         return i + 1, maps, new, won
 
     start = jnp.zeros((), int), abundances, before, jnp.zeros_like(before.penalty)
     _, maps, after, _ = jax.lax.while_loop(
-        lambda s: ~(s[3] > 0) & (s[0] <= _SHORTER), shorter, start
+        lambda s: ~(s[3] > 0) & (s[0] <= _LENGTHS), shorter, start
     )
     return maps, predicted, after
 

@@ -38,7 +38,8 @@ class _State(eqx.Module):
     decrease: Scalar  # nats won by the last Newton step
     due: Int[Array, ""]  # multiplicative updates before the next step
     known: Bool[Array, ""]  # whether the objective around W and H is
-    excess: Float[Array, " pixel"]  # at W and H, after each step
+    seen: Bool[Array, ""]  # whether excess and penalty are those at W and H
+    excess: Float[Array, " pixel"]
     penalty: Scalar
     model: LocalModel
     best: Abundances
@@ -96,6 +97,7 @@ class VariableProjectionNewton(AbstractSolver[_State]):
             infinite,
             jnp.full((), due, int),
             jnp.zeros((), bool),
+            jnp.ones((), bool),
             problem.excess(weights, abundances),
             problem.penalty(abundances),
             unknown_model(problem, abundances),
@@ -113,16 +115,19 @@ class VariableProjectionNewton(AbstractSolver[_State]):
         )
         if newton:
             return self._newton(problem, weights, abundances, state)
-        unknown = jnp.full_like(state.predicted, jnp.nan)
-        return weights, abundances, eqx.tree_at(lambda s: s.predicted, state, unknown)
+        unknown = jnp.full_like(state.predicted, jnp.nan), jnp.zeros((), bool)
+        return weights, abundances, eqx.tree_at(lambda s: (s.predicted, s.seen), state, unknown)
 
     def predicted_decrease(self, state):
         return state.predicted
 
     def excess(self, problem, weights, abundances, state):
-        if only_scale(problem):
-            return state.excess, state.penalty
-        return super().excess(problem, weights, abundances, state)
+        look = super().excess  # after multiplicative updates from which no step could be made
+        return jax.lax.cond(
+            state.seen,
+            lambda: (state.excess, state.penalty),
+            lambda: look(problem, weights, abundances, state),
+        )
 
     def _newton(self, problem, weights, abundances, state):
         """A step of W; where nothing is known yet around it, only H moves and the model is made."""
@@ -196,6 +201,7 @@ class VariableProjectionNewton(AbstractSolver[_State]):
                 trial.decrease,
                 due,
                 kept,
+                kept | known,
                 end.excess,
                 end.penalty,
                 end.model,
