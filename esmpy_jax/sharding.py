@@ -13,7 +13,7 @@ parts, and gathers it, (phase, pixel) numbers, once in each step; the counts sta
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -32,7 +32,16 @@ from .objective._counts import smallest_type
 #: Name of the mesh axis.
 AXIS = "pixel"
 
-_WHOLE, _SPLIT = P(), P(None, AXIS)  # an argument that all devices hold; one with pixels last
+
+class _Way(NamedTuple):
+    """How an argument of a pass is spread, and what pixels beyond the scan hold of it."""
+
+    spec: P
+    beyond: float = 1.0
+
+
+#: Arguments that all devices hold; that have the pixels last; and exposure, which has, too.
+_WHOLE, _SPLIT, _EXPOSURE = _Way(P()), _Way(P(None, AXIS)), _Way(P(None, AXIS), 0.0)
 
 
 class ShardedCounts(AbstractCounts):
@@ -68,19 +77,21 @@ class ShardedCounts(AbstractCounts):
     def excess_pass(self, endmembers, abundances):
         return _each(self, "excess_pass", (_WHOLE, _SPLIT), endmembers, abundances)
 
-    def pixel_moments(self, endmembers, abundances):
-        return _each(self, "pixel_moments", (_WHOLE, _SPLIT), endmembers, abundances)
+    def pixel_moments(self, endmembers, abundances, exposure):
+        ways = (_WHOLE, _SPLIT, _EXPOSURE)
+        return _each(self, "pixel_moments", ways, endmembers, abundances, exposure)
 
-    def channel_moments(self, endmembers, abundances):
-        return _total(self, "channel_moments", (_WHOLE, _SPLIT), endmembers, abundances)
+    def channel_moments(self, endmembers, abundances, exposure):
+        ways = (_WHOLE, _SPLIT, _EXPOSURE)
+        return _total(self, "channel_moments", ways, endmembers, abundances, exposure)
 
-    def cross_pass(self, endmembers, abundances, spectra):
-        specs = (_WHOLE, _SPLIT, _WHOLE)
-        return _each(self, "cross_pass", specs, endmembers, abundances, spectra)
+    def cross_pass(self, endmembers, abundances, spectra, exposure):
+        ways = (_WHOLE, _SPLIT, _WHOLE, _EXPOSURE)
+        return _each(self, "cross_pass", ways, endmembers, abundances, spectra, exposure)
 
     def steepest_drop(self, endmembers, abundances, change):
-        specs = (_WHOLE, _SPLIT, _SPLIT)
-        return _each(self, "steepest_drop", specs, endmembers, abundances, change)
+        ways = (_WHOLE, _SPLIT, _SPLIT)
+        return _each(self, "steepest_drop", ways, endmembers, abundances, change)
 
     def sum_spectrum(self):
         return _total(self, "sum_spectrum", ())
@@ -97,19 +108,19 @@ class ShardedCounts(AbstractCounts):
         return pixel, np.concatenate([p[1] for p in parts]), np.concatenate([p[2] for p in parts])
 
 
-def _each(counts: ShardedCounts, name: str, specs: tuple[P, ...], *arguments: Array):
+def _each(counts: ShardedCounts, name: str, ways: tuple[_Way, ...], *arguments: Array):
     """The pass `name` of every shard, whose results have the pixels on their last axis."""
-    return _run(counts, name, specs, False, *arguments)
+    return _run(counts, name, ways, False, *arguments)
 
 
-def _total(counts: ShardedCounts, name: str, specs: tuple[P, ...], *arguments: Array):
+def _total(counts: ShardedCounts, name: str, ways: tuple[_Way, ...], *arguments: Array):
     """The pass `name` of every shard, whose results are added up over the shards."""
-    return _run(counts, name, specs, True, *arguments)
+    return _run(counts, name, ways, True, *arguments)
 
 
 @eqx.filter_jit
-def _run(counts, name, specs, summed, *arguments):
-    """One pass on all devices. Pixels beyond the scan have abundance 1, no counts and no result."""
+def _run(counts, name, ways, summed, *arguments):
+    """One pass on all devices. Pixels beyond the scan have no counts and no result."""
     length = counts.shards.n_pixels
     beyond = length * counts.mesh.size - counts.n_pixels
 
@@ -119,26 +130,26 @@ def _run(counts, name, specs, summed, *arguments):
     def device(*args):
         return jax.lax.psum(local(*args), AXIS) if summed else local(*args)
 
-    def filled(argument, spec):
-        if spec == _WHOLE:
+    def filled(argument, way):
+        if way == _WHOLE:
             return argument
-        return jnp.pad(argument, ((0, 0), (0, beyond)), constant_values=1.0)
+        return jnp.pad(argument, ((0, 0), (0, beyond)), constant_values=way.beyond)
 
-    def shape(argument, spec):
-        size = argument.shape if spec == _WHOLE else (*argument.shape[:-1], length)
+    def shape(argument, way):
+        size = argument.shape if way == _WHOLE else (*argument.shape[:-1], length)
         return jax.ShapeDtypeStruct(size, argument.dtype)
 
-    results = jax.eval_shape(local, counts.shards, *map(shape, arguments, specs))
+    results = jax.eval_shape(local, counts.shards, *map(shape, arguments, ways))
     run = jax.shard_map(
         device,
         mesh=counts.mesh,
-        in_specs=(P(AXIS), *specs),
+        in_specs=(P(AXIS), *(way.spec for way in ways)),
         out_specs=P()
         if summed
         else jax.tree.map(lambda r: P(*[None] * (r.ndim - 1), AXIS), results),
         check_vma=False,  # the passes start their sums from zeros, which belong to no device
     )
-    out = run(counts.shards, *map(filled, arguments, specs))
+    out = run(counts.shards, *map(filled, arguments, ways))
     return out if summed else jax.tree.map(lambda r: r[..., : counts.n_pixels], out)
 
 

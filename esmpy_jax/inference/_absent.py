@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 
 from .._arrays import as_floats
 from .._types import Abundances, Endmembers
-from ..objective import AbstractCounts, AbstractRegulariser
+from ..objective import AbstractCounts, AbstractRegulariser, exposure_or_one
 from ..solve import Factorisation, GivenStart
 from ..solve._pixel_quadratics import symmetric
 from ._bins import Bins
@@ -133,5 +133,5 @@ def errors_by(
 @eqx.filter_jit
 def _share_information(counts, endmembers, abundances):
     """The information that the counts of each pool hold on its abundances (phase, phase, pool)."""
-    _, second = counts.pixel_moments(endmembers, abundances)
+    _, second = counts.pixel_moments(endmembers, abundances, exposure_or_one(counts))
     return symmetric(second, jnp.zeros_like(abundances))

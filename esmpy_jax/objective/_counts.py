@@ -65,15 +65,24 @@ class AbstractCounts(eqx.Module):
 
     @abc.abstractmethod
     def pixel_moments(
-        self, endmembers: Endmembers, abundances: Abundances
+        self,
+        endmembers: Endmembers,
+        abundances: Abundances,
+        exposure: Float[Array, "one pixel"],
     ) -> tuple[Float[Array, "phase pixel"], Float[Array, "pair pixel"]]:
-        """`pixel_pass`, and `sum_c Y[c, p] / (D H)[c, p]² D[c, a] D[c, b]` for a <= b (`pairs`)."""
+        """The gradient `sum_c (E - Y / X)[c, p] D[c, a]` with X = D H and exposure E, and
+
+        `sum_c (Y / X²)[c, p] D[c, a] D[c, b]` for a <= b (`pairs`).
+        """
 
     @abc.abstractmethod
     def channel_moments(
-        self, endmembers: Endmembers, abundances: Abundances
+        self,
+        endmembers: Endmembers,
+        abundances: Abundances,
+        exposure: Float[Array, "one pixel"],
     ) -> tuple[Float[Array, "channel phase"], Float[Array, "channel pair"]]:
-        """`channel_pass`, and `sum_p Y[c, p] / (D H)[c, p]² H[a, p] H[b, p]` for a <= b."""
+        """The gradient `sum_p (E - Y / X)[c, p] H[a, p]`, and the sums of `Y / X² H[a] H[b]`."""
 
     @abc.abstractmethod
     def cross_pass(
@@ -81,8 +90,9 @@ class AbstractCounts(eqx.Module):
         endmembers: Endmembers,
         abundances: Abundances,
         spectra: Float[Array, "channel column"],
+        exposure: Float[Array, "one pixel"],
     ) -> tuple[Float[Array, "column pixel"], Float[Array, "column phase pixel"]]:
-        """`sum_c Y / (D H) S[c, j]` and `sum_c Y / (D H)² D[c, a] S[c, j]` for columns j of S."""
+        """`sum_c (E - Y / X) S[c, j]` and `sum_c Y / X² D[c, a] S[c, j]` for columns j of S."""
 
     @abc.abstractmethod
     def steepest_drop(
@@ -152,9 +162,18 @@ def seen_excess_term(value, model):
 
 
 def excess_term(value, model):
-    """Y log(Y / X) - Y + X, the difference of the last two before the sum with the first."""
-    some = jnp.maximum(value, 1.0)
-    logarithm = jnp.log(some / jnp.maximum(model, tiny(model.dtype)))
+    """Y log(Y / X) - Y + X, which is about a half where the model is right, however many counts.
+
+    So the logarithm is made exact near one: what rounding of Y / X loses is given back, as
+    log(1 + u) is u log(1 + v) / v with v = u but for rounding. The difference of the other two
+    terms is taken before the sum.
+    """
+    some = jnp.maximum(value, 1.0)  # counts are integers, so this only guards 0 log 0
+    least = jnp.maximum(model, tiny(model.dtype))
+    quotient = some / least
+    exact, near = (some - least) / least, quotient - 1.0
+    same = near == 0
+    logarithm = jnp.where(same, exact, jnp.log(quotient) * (exact / jnp.where(same, 1.0, near)))
     return value * logarithm + (model - value)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float, Integer
 
 from .._arrays import as_floats, on_device
-from ._counts import AbstractCounts, excess_term, log_term, pairs, ratio, relative
+from ._counts import AbstractCounts, excess_term, log_term, pairs, ratio, relative, tiny
 
 
 class DenseCounts(AbstractCounts):
@@ -44,12 +44,16 @@ class DenseCounts(AbstractCounts):
         """Number of channels."""
         return self.values.shape[-1]
 
-    def _tiled(self, abundances):
-        """Abundances cut like the counts: (tile, pixel in tile, phase), padded with ones."""
+    def _tiled(self, abundances, beyond=1.0):
+        """Rows of pixels cut like the counts: (tile, pixel in tile, row), and what lies beyond."""
         n_tiles, rows, _ = self.values.shape
         missing = n_tiles * rows - self.n_pixels
-        padded = jnp.pad(abundances.T, ((0, missing), (0, 0)), constant_values=1.0)
+        padded = jnp.pad(abundances.T, ((0, missing), (0, 0)), constant_values=beyond)
         return padded.reshape(n_tiles, rows, -1)
+
+    def _exposed(self, abundances, exposure):
+        """Counts, abundances and exposure of each tile; none beyond the scan."""
+        return self.values, self._tiled(abundances), self._tiled(exposure, 0.0)
 
     def pixel_pass(self, endmembers, abundances):
         def tile(args):
@@ -66,38 +70,36 @@ class DenseCounts(AbstractCounts):
         zeros = jnp.zeros(endmembers.shape, endmembers.dtype)
         return jax.lax.scan(add, zeros, (self.values, self._tiled(abundances)))[0]
 
-    def pixel_moments(self, endmembers, abundances):
+    def pixel_moments(self, endmembers, abundances, exposure):
         products = _products(endmembers.T).T
 
         def tile(args):
-            counts, rows = args
-            first, second = _tile_ratios(counts, rows, endmembers)
+            first, second = _tile_moments(args, endmembers)
             return _matmul(first, endmembers), _matmul(second, products)
 
-        first, second = jax.lax.map(tile, (self.values, self._tiled(abundances)))
+        first, second = jax.lax.map(tile, self._exposed(abundances, exposure))
         return self._by_pixel(first), self._by_pixel(second)
 
-    def channel_moments(self, endmembers, abundances):
+    def channel_moments(self, endmembers, abundances, exposure):
         def add(totals, args):
-            counts, rows = args
-            first, second = _tile_ratios(counts, rows, endmembers)
+            rows = args[1]
+            first, second = _tile_moments(args, endmembers)
             new = _matmul(first.T, rows), _matmul(second.T, _products(rows.T).T)
             return tuple(t + n for t, n in zip(totals, new, strict=True)), None
 
         shape, n_phases = endmembers.shape, endmembers.shape[1]
         zeros = jnp.zeros(shape, endmembers.dtype)
         zeros = zeros, jnp.zeros((shape[0], n_phases * (n_phases + 1) // 2), endmembers.dtype)
-        return jax.lax.scan(add, zeros, (self.values, self._tiled(abundances)))[0]
+        return jax.lax.scan(add, zeros, self._exposed(abundances, exposure))[0]
 
-    def cross_pass(self, endmembers, abundances, spectra):
+    def cross_pass(self, endmembers, abundances, spectra, exposure):
         products = (endmembers[:, :, None] * spectra[:, None, :]).reshape(len(spectra), -1)
 
         def tile(args):
-            counts, rows = args
-            first, second = _tile_ratios(counts, rows, endmembers)
+            first, second = _tile_moments(args, endmembers)
             return _matmul(first, spectra), _matmul(second, products)
 
-        tiles = jax.lax.map(tile, (self.values, self._tiled(abundances)))
+        tiles = jax.lax.map(tile, self._exposed(abundances, exposure))
         first, second = (self._by_pixel(sums) for sums in tiles)
         by_phase = second.reshape(endmembers.shape[1], spectra.shape[1], -1)
         return first, jnp.swapaxes(by_phase, 0, 1)
@@ -154,11 +156,18 @@ def _tile_ratio(counts, rows, endmembers):
     return ratio(counts.astype(model.dtype), model)
 
 
-def _tile_ratios(counts, rows, endmembers):
-    """Y / X and Y / X² of a tile; the latter is cut off where sums of it might overflow."""
+def _tile_moments(tile, endmembers):
+    """E - Y / X and Y / X² of a tile; the latter is cut off where sums of it might overflow.
+
+    The difference is taken before anything is divided or summed, as both parts are nearly alike.
+    """
+    counts, rows, exposure = tile
     model = _matmul(rows, endmembers.T)
-    first = ratio(counts.astype(model.dtype), model)
-    second = first * relative(jnp.ones_like(model), model)
+    value = counts.astype(model.dtype)
+    least = tiny(model.dtype)
+    missing = (exposure * model - value) / jnp.maximum(model, least)
+    first = jnp.where(model >= least, missing, exposure)
+    second = ratio(value, model) * relative(jnp.ones_like(model), model)
     return first, jnp.minimum(second, float(jnp.finfo(model.dtype).max) * 2.0**-40)
 
 

@@ -62,25 +62,25 @@ class SparseCounts(AbstractCounts):
         seen = self.by_pixel.accumulate(abundances, endmembers.T, _seen_excess, _weight, 1)[0]
         return (endmembers.sum(0)[:, None] * abundances).sum(0) + seen
 
-    def pixel_moments(self, endmembers, abundances):
+    def pixel_moments(self, endmembers, abundances, exposure):
         n = len(abundances)
         sums = self.by_pixel.accumulate(
             abundances, endmembers.T, _ratios, _first_and_second, n + len(pairs(n))
         )
-        return sums[:n], sums[n:]
+        return endmembers.sum(0)[:, None] * exposure - sums[:n], sums[n:]
 
-    def channel_moments(self, endmembers, abundances):
+    def channel_moments(self, endmembers, abundances, exposure):
         n = len(abundances)
         sums = self.by_channel.accumulate(
             endmembers.T, abundances, _ratios, _first_and_second, n + len(pairs(n))
         )
-        return sums[:n].T, sums[n:].T
+        return (abundances * exposure).sum(1)[None, :] - sums[:n].T, sums[n:].T
 
-    def cross_pass(self, endmembers, abundances, spectra):
+    def cross_pass(self, endmembers, abundances, spectra, exposure):
         sums = self.by_pixel.accumulate_outer(
             abundances, endmembers.T, _ratios, _one_and_first, spectra.T
         )
-        return sums[:, 0], sums[:, 1:]
+        return spectra.sum(0)[:, None] * exposure - sums[:, 0], sums[:, 1:]
 
     def steepest_drop(self, endmembers, abundances, change):
         return self.by_pixel.accumulate(

@@ -56,7 +56,8 @@ def local_model(
     Also the curvature of the likelihood alone, as its pairs.
     """
     counts, regulariser = problem.counts, problem.regulariser
-    first, second = counts.pixel_moments(endmembers, abundances)
+    exposure = exposure_or_one(counts)
+    of_counts, second = counts.pixel_moments(endmembers, abundances, exposure)
     maps = abundances.reshape(-1, *counts.scan_shape)
     bound = regulariser.surrogate(maps)[0].reshape(abundances.shape)
     slope = regulariser.gradient(maps).reshape(abundances.shape)
@@ -65,7 +66,7 @@ def local_model(
     if summed:  # a pixel without counts says nothing of its shares: it keeps them
         free = free & ((second.sum(0) + bound.sum(0)) > 0)[None, :]
     model = LocalModel(
-        endmembers.sum(0)[:, None] * exposure_or_one(counts) - first + slope,
+        of_counts + slope,
         symmetric(second, bound),
         free,
         summed,

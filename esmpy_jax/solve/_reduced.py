@@ -138,24 +138,22 @@ def weight_sums(
 ]:
     """The sums over pixels that `reduce_to_weights` needs, and C of each pixel in its parts."""
     counts, basis = problem.counts, problem.basis
-    exposure = exposure_or_one(counts)[0]
+    exposure = exposure_or_one(counts)
     n_columns, n_phases = weights.shape
-    sums = jnp.broadcast_to(basis.column_sums, weights.shape)
-    dose = doses(counts, abundances)
-    first, second = counts.channel_moments(endmembers, abundances)
-    slope = sums * dose[None, :] - basis.back_project(first)
+    first, second = counts.channel_moments(endmembers, abundances, exposure)
+    slope = basis.back_project(first)
 
     matrix = basis.matrix if basis.depends_on_phase else basis.matrix[None]
     flat = jnp.moveaxis(matrix, 0, -1).reshape(basis.n_channels, -1)  # (channel, column × b)
-    single, cross = counts.cross_pass(endmembers, abundances, flat)
+    linear, cross = counts.cross_pass(endmembers, abundances, flat, exposure)
     shape = (n_columns, len(matrix))
     cross = cross.reshape(*shape, n_phases, -1)
-    linear = basis.column_sums[:, :, None] * exposure[None, None, :] - single.reshape(*shape, -1)
+    linear = linear.reshape(*shape, -1)
 
     hessian = _own_block(matrix, second, n_phases)
     lost, from_pixels = _schur(cross, linear, abundances, change, inverse)
     gradient = slope.ravel() + from_pixels
-    return WeightSums(gradient, hessian - lost, dose), cross, linear
+    return WeightSums(gradient, hessian - lost, doses(counts, abundances)), cross, linear
 
 
 def weight_model(

@@ -23,6 +23,8 @@ from plan import Plan
 from scene import Scene, Scenes
 from timing import shortest
 
+from esmpy_jax.objective import exposure_or_one
+
 PASSES = (
     "pixel_pass",
     "channel_pass",
@@ -31,6 +33,7 @@ PASSES = (
     "cross_pass",
     "log_pass",
 )
+SECOND_ORDER = ("pixel_moments", "channel_moments", "cross_pass")  # they take the exposure, too
 
 
 def machine_limits(plan: Plan, tables: dict[str, int]) -> dict[str, float]:
@@ -115,6 +118,7 @@ def passes(scene: Scene, limits: dict[str, float], repeats: int) -> dict[str, di
     out = {}
     for name in PASSES:
         extra = (problem.basis.matrix,) if name == "cross_pass" else ()
+        extra += (exposure_or_one(problem.counts),) if name in SECOND_ORDER else ()
 
         @eqx.filter_jit
         def call(counts, *rest, name=name):
