@@ -47,6 +47,7 @@ def found():
     return ej.fit(image, MODEL, 3, solver=one_start), particle
 
 
+@pytest.mark.slow
 def test_the_other_phases_keep_their_errors(found):
     solution, _ = found
     data = solution.dataset
@@ -61,6 +62,7 @@ def test_the_other_phases_keep_their_errors(found):
     assert (np.abs(grain - [50, 10, 0, 40]) < 4).all()
 
 
+@pytest.mark.slow
 def test_the_phase_without_atoms_is_said_and_empty(found):
     solution, _ = found
     data = solution.dataset
@@ -80,6 +82,7 @@ def test_the_phase_without_atoms_is_said_and_empty(found):
     assert atoms[3] > 30
 
 
+@pytest.mark.slow
 def test_abundances_are_shares_of_the_counts(found):
     solution, particle = found
     data = solution.dataset

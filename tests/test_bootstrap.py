@@ -243,6 +243,7 @@ def test_an_element_that_a_phase_has_not_gets_a_one_sided_interval(redrawn):
     assert (high > 0).all()
 
 
+@pytest.mark.slow
 def test_the_key_decides_for_solutions_and_fixed_entries_stay(solution, redrawn):
     assert (redrawn["W"].sel(column="Si", phase="oxide") == 0).all()
     same, other = (ej.bootstrap(solution, key=jax.random.key(k), draws=FEW) for k in (3, 4))

@@ -82,6 +82,7 @@ def test_figure2_low_snr(script, tmp_path, monkeypatch):
     assert min(ours) > 0.9
 
 
+@pytest.mark.slow
 def test_low_counts(script, tmp_path, monkeypatch):
     pytest.importorskip("sklearn")
     run = script("low_counts")

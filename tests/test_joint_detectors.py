@@ -141,6 +141,7 @@ def test_g_is_that_of_the_parts_one_above_the_other():
     )
 
 
+@pytest.mark.slow
 def test_derivatives_by_parameters_of_each_detector_and_of_the_sample(x64):
     # no channel centred on an absorption edge, where G has a kink
     places = {f"energy_offset of detector {k}": 0.3033 for k in (1, 2)}
@@ -261,6 +262,7 @@ def test_join_and_take_apart(storage):
 # --- fits
 
 
+@pytest.mark.slow
 def test_two_halves_of_one_detector_are_that_detector(x64):
     """With the same counts in both halves, the optimum and its curvature are those of the sum."""
     part = make_part(thickness=None, density=None)

@@ -244,7 +244,7 @@ def step(energy):
     return jnp.stack([falling, jnp.ones_like(energy)], -1)
 
 
-@pytest.mark.parametrize("parts", ["none", "tail", "escape"])
+@pytest.mark.parametrize("parts", ["none", "tail", pytest.param("escape", marks=pytest.mark.slow)])
 def test_continuum_is_broadened_like_lines(x64, parts):
     """The banded sum equals that over one line per channel, from below the axis to above it."""
     response = {

@@ -183,7 +183,7 @@ def test_magnesium_has_its_valence_line():
 # --- derivatives
 
 
-@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("weighted", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_spectra_are_those_of_the_basis(weighted):
     model = make_model(full_response())
     if not weighted:
@@ -195,8 +195,9 @@ def test_spectra_are_those_of_the_basis(weighted):
 
 @pytest.mark.parametrize(
     ("double", "tolerance"),
-    [(True, 1e-6), pytest.param(False, 1e-2, marks=pytest.mark.slow)],
+    [(True, 1e-6), (False, 1e-2)],
 )
+@pytest.mark.slow
 def test_derivatives_by_weights_and_parameters(double, tolerance):
     """Of either precision, against central differences in double precision."""
     names = ["continuum_correction_2", "efficiency_correction_1", "Fe L ratio", "Mg K-M energy"]
@@ -405,6 +406,7 @@ def test_what_cannot_be_refined(problem, options, sentence):
         ej.refine(image, believed, **options)
 
 
+@pytest.mark.slow
 def test_errors_are_those_of_repeated_measurements(problem):
     """z of parameters and compositions over images of the same truth has unit variance.
 
@@ -520,6 +522,7 @@ def test_expected_errors_are_those_that_fits_have():
     assert float(told["composition_stderr"].max()) >= float(known["composition_stderr"].max())
 
 
+@pytest.mark.slow
 def test_the_limit_of_detection_is_what_noise_looks_like():
     """Of iron, of which there is none: 3.29 standard deviations of what is found of it."""
     model = make_model()

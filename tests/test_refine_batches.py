@@ -36,7 +36,7 @@ def batches(image):
     return [ej.as_counts(p, storage=("dense", "sparse")[i % 2]) for i, p in enumerate(parts)]
 
 
-@pytest.mark.parametrize("loss", ["summed", "pools"])
+@pytest.mark.parametrize("loss", ["summed", pytest.param("pools", marks=pytest.mark.slow)])
 def test_batches_say_what_the_image_says(scene, loss):
     image, model, fit = scene
     found = [

@@ -101,6 +101,7 @@ def test_newton_steps_on_both_factors_in_a_batch():
         assert abs(fit.nll - plain.nll) < 0.2
 
 
+@pytest.mark.slow
 def test_groups_change_nothing():
     case = problem()
     weights, abundances = starts(case, 5, converged=True)
