@@ -157,6 +157,7 @@ class CoarseToFine(eqx.Module):
             ends,
             progress,
             self.starts if fixed_weights is None else tuple(map(MatchedStart, self.starts)),
+            shares,
         )
         # before binning, so that W means counts per pixel in both fits
         relative = relative_to_counts if shares else lambda c: c

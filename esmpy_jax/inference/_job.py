@@ -34,6 +34,7 @@ from ..solve import (
     GivenStart,
     factorise,
 )
+from ..solve._factorise import as_bright_as
 
 #: Shares below this are small for the purity penalty.
 SMALL_SHARE = 0.05
@@ -64,6 +65,7 @@ class Job:
     ends: float | None
     progress: Callable[[int, int, float], None] | None
     starts: Sequence[AbstractStart] = ()
+    shares: bool = False  # exposures are relative to the counts
 
     @property
     def left(self) -> float | None:
@@ -94,7 +96,7 @@ class Job:
             self.n_phases,
             solver=self.solver,
             start=start,
-            constraint=self.constraint,
+            constraint=self._constraint_of(counts),
             regulariser=penalty,
             fixed_weights=self.fixed_weights,
             fixed_abundances=Fixed(on_device(mask), as_floats(np.zeros(shape))),
@@ -106,6 +108,11 @@ class Job:
             progress=self.progress,
             resume=resume,
         )
+
+    def _constraint_of(self, counts: AbstractCounts) -> AbstractConstraint:
+        if self.shares and self.solver.keeps_brightness:
+            return as_bright_as(counts)
+        return self.constraint
 
     def maps(
         self,

@@ -94,6 +94,7 @@ def count_phases(
             solver.trial_steps,
             ends,
             progress,
+            shares=True,
         )
         steps = solver.trial_steps
         found = try_bins(job, parts, bins, factor, purities, solver.starts, steps, steps)

@@ -15,14 +15,22 @@ class Unconstrained(AbstractConstraint):
 
 
 class SumToOneAbundances(AbstractConstraint):
-    """`sum_a H[a, p] = 1` in every pixel; W carries the counts."""
+    """`sum_a H[a, p] = 1` in every pixel; W carries the counts.
+
+    - `brightness`: counts that each phase makes where it is alone at exposure one,
+        `sum_cj G[c, j] W[j, a]`, the same for all; `None` leaves them free. See `equally_bright`.
+    """
+
+    brightness: Float[Array, ""] | None = None
 
 
 class SumToOneShares(AbstractConstraint):
     """`sum_a H[a, p] = 1` with each pixel as bright as its own counts.
 
     The exposure of a pixel is its counts over their mean, so thickness and dose may vary over the
-    image; what is left is the multinomial likelihood of the shares.
+    image; what is left is the multinomial likelihood of the shares. Every phase then makes the mean
+    count where it is alone: were it free, a phase that is nowhere alone could become brighter and
+    rarer for nothing, and leave every penalty on its shares behind.
     """
 
 

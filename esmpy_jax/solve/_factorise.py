@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -22,12 +23,13 @@ from ..objective import (
     SumToOneWeights,
     Unconstrained,
     as_counts,
+    exposure_or_one,
     relative_to_counts,
 )
 from ._binned import BinnedStart
 from ._initialise import AbstractStart, spectrum_basis_weights
 from ._solver import RESULTS, AbstractSolver, Factorisation, Problem, check_limits, solve
-from ._updates import Fixed
+from ._updates import Fixed, equally_bright
 from ._variable_projection import VariableProjectionNewton
 
 
@@ -80,6 +82,7 @@ def factorise(
     check_counts(counts)
     if isinstance(constraint, SumToOneShares):
         counts, constraint = relative_to_counts(counts), SumToOneAbundances()
+        constraint = as_bright_as(counts) if solver.keeps_brightness else constraint
     problem = Problem(
         counts,
         basis,
@@ -94,6 +97,7 @@ def factorise(
     weights, abundances = start(problem, n_phases, jr.key(0) if key is None else key)
     if follow is not None:
         problem = _with_basis(problem, follow(weights))
+    weights = _equally_bright(problem, weights)
     rounds = 1 if follow is None else basis_rounds
     fits = []
     for left in range(rounds, 0, -1):
@@ -114,6 +118,7 @@ def factorise(
         if follow is None or result in (RESULTS.nonfinite, RESULTS.max_seconds_reached):
             break
         moved = _with_basis(problem, follow(weights))
+        weights = _equally_bright(moved, weights)
         if _change(problem.basis, moved.basis) > 1e-4:
             result = RESULTS.basis_moving
             problem = moved
@@ -176,6 +181,22 @@ def _with_basis(problem, basis):
         problem.fixed_weights,
         problem.fixed_abundances,
     )
+
+
+def as_bright_as(counts: AbstractCounts) -> SumToOneAbundances:
+    """Phases that make the mean count of pixels whose exposure is relative to their counts."""
+    return SumToOneAbundances(_mean_count(counts))
+
+
+@eqx.filter_jit
+def _mean_count(counts):
+    exposure = exposure_or_one(counts).sum()
+    return counts.pixel_totals().sum() / jnp.maximum(exposure, jnp.finfo(exposure.dtype).tiny)
+
+
+@eqx.filter_jit
+def _equally_bright(problem, weights):
+    return equally_bright(problem.basis, weights, problem.constraint, problem.fixed_weights)
 
 
 def _change(old, new):

@@ -7,6 +7,8 @@ from ._steps import step_abundances, step_weights
 class MultiplicativeUpdate(AbstractSolver[None]):
     """Alternates `update_abundances` and `update_weights`, H first."""
 
+    keeps_brightness = True
+
     def init(self, problem, weights, abundances):
         return None
 

@@ -7,7 +7,7 @@ from jaxtyping import Array, Bool, Float
 
 from .._basis import Basis
 from .._types import Abundances, Endmembers, Scalar, Weights
-from ..objective import exposure_or_one, pairs
+from ..objective import SumToOneAbundances, exposure_or_one, pairs
 from ._solver import Problem
 from ._updates import Fixed, doses
 
@@ -46,6 +46,8 @@ class Reduced(eqx.Module):
     cross: Float[Array, "column phase_or_1 phase pixel"] | None = None
     linear: Float[Array, "column phase_or_1 pixel"] | None = None
     abundances: Abundances | None = None
+    # directions that a step may not have, one for each phase; None where W is free
+    normals: Float[Array, "phase entry"] | None = None
 
     def step(
         self, damping: Scalar, gradient: Float[Array, " entry"]
@@ -59,7 +61,7 @@ class Reduced(eqx.Module):
         matrix = (self.vectors * values[None, :]) @ self.vectors.T
         both = self.free[:, None] & self.free[None, :]
         matrix = jnp.where(both, matrix, jnp.eye(n_entries, dtype=matrix.dtype))
-        scaled = box_minimum(matrix, gradient, self.lower, self.free)
+        scaled = box_minimum(matrix, gradient, self.lower, self.free, self.normals)
         decrease = -(scaled @ (gradient + 0.5 * matrix @ scaled))
         move = (self.metric * scaled).reshape(self.n_columns, -1)
         return move, decrease, -(scaled @ self.gradient)
@@ -97,7 +99,8 @@ def reduce_to_weights(
     - `scale_free`: phases whose scale nothing fixes; a term is added that does.
     """
     sums, cross, linear = weight_sums(problem, endmembers, weights, abundances, change, inverse)
-    model = weight_model(problem.basis, problem.fixed_weights, weights, sums, scale_free)
+    bright = is_bright(problem)
+    model = weight_model(problem.basis, problem.fixed_weights, weights, sums, scale_free, bright)
     follow = cross, linear, abundances
     return eqx.tree_at(
         lambda r: (r.cross, r.linear, r.abundances), model, follow, is_leaf=lambda x: x is None
@@ -121,7 +124,14 @@ def no_reduction(problem: Problem, weights: Weights, abundances: Abundances) -> 
         jnp.zeros((*parts, *abundances.shape), abundances.dtype),
         jnp.zeros((*parts, abundances.shape[1]), abundances.dtype),
         jnp.zeros_like(abundances),
+        jnp.zeros((n_phases, weights.size), weights.dtype) if is_bright(problem) else None,
     )
+
+
+def is_bright(problem: Problem) -> bool:
+    """Whether every phase has to be as bright as the constraint says."""
+    constraint = problem.constraint
+    return isinstance(constraint, SumToOneAbundances) and constraint.brightness is not None
 
 
 def weight_sums(
@@ -162,8 +172,13 @@ def weight_model(
     weights: Weights,
     of_pixels: WeightSums,
     scale_free: Bool[Array, " phase"],
+    bright: bool = False,
 ) -> Reduced:
-    """The model around `weights` from the sums over all pixels."""
+    """The model around `weights` from the sums over all pixels.
+
+    - `bright`: the brightness of each phase, `sum_cj G[c, j] W[j, a]`, stays as it is. Of gradient
+        and curvature only the part along such steps is kept.
+    """
     n_columns, n_phases = weights.shape
     sums = jnp.broadcast_to(basis.column_sums, weights.shape)
     gradient, dose = of_pixels.gradient, of_pixels.dose
@@ -178,15 +193,40 @@ def weight_model(
     known = stiffness <= 0
     if fixed_weights is not None:
         known = known | fixed_weights.mask
+    if bright:
+        # what it costs to be brighter, as the entries that are there say
+        there = jnp.where(known | (weights <= 0), 0.0, metric * sums)
+        cost = (there * gradient.reshape(sums.shape)).sum(0)
+        cost = cost / jnp.maximum((there * sums).sum(0), jnp.finfo(sums.dtype).tiny)
+        gradient = gradient - (sums * cost[None, :]).ravel()
     free = ~known.ravel() & ~((weights.ravel() <= 0) & (gradient > 0))
     root = jnp.where(free, jnp.sqrt(metric.ravel()), 0.0)
-    scaled = hessian * root[:, None] * root[None, :]
+    scaled, slope = hessian * root[:, None] * root[None, :], gradient * root
+    normals = None
+    if bright:
+        normals = _normals(sums, root)
+        scaled, slope = _along_level(scaled, normals), slope - normals.T @ (normals @ slope)
     scaled = scaled + jnp.diag(jnp.where(free, 0.0, 1.0))
     values, vectors = jnp.linalg.eigh(scaled)
     lower = -weights.ravel() / jnp.where(free, root, 1.0)
-    slope = gradient * root
     away = jnp.where(free, _away(slope, values, vectors), 0.0)
-    return Reduced(slope, away, values, vectors, root, lower, free, n_columns)
+    return Reduced(slope, away, values, vectors, root, lower, free, n_columns, normals=normals)
+
+
+def _normals(sums, root):
+    """Unit vectors of the scaled entries, one for each phase, along which its brightness grows."""
+    n_phases = sums.shape[1]
+    each = jnp.eye(n_phases, dtype=root.dtype)[:, None, :] * (sums * root.reshape(sums.shape))[None]
+    each = each.reshape(n_phases, -1)
+    size = jnp.linalg.norm(each, axis=1, keepdims=True)
+    return each / jnp.where(size > 0, size, 1.0)
+
+
+def _along_level(hessian, normals):
+    """`P S P + N'N` with P the projection on what is orthogonal to the normals."""
+    rest = hessian - _dot(_dot(hessian, normals.T), normals)
+    rest = rest - _dot(normals.T, _dot(normals, rest))
+    return 0.5 * (rest + rest.T) + _dot(normals.T, normals)
 
 
 def _away(gradient, values, vectors):
@@ -202,9 +242,10 @@ def box_minimum(
     gradient: Float[Array, " entry"],
     lower: Float[Array, " entry"],
     free: Bool[Array, " entry"],
+    normals: Float[Array, "phase entry"] | None = None,
     sweeps: int = 12,
 ) -> Float[Array, " entry"]:
-    """`argmin g'd + d'S d / 2` with d >= lower <= 0, and d = 0 where not free.
+    """`argmin g'd + d'S d / 2` with d >= lower <= 0, d = 0 where not free, and N d = 0.
 
     Primal–dual active sets (Hintermüller, Ito & Kunisch, SIAM J. Optim. 13 (2002) 865). They may
     cycle; what is left of a violation is cut off, and the caller tests the step.
@@ -220,6 +261,15 @@ def box_minimum(
         factor = jnp.linalg.cholesky(jnp.where(both, matrix, diagonal))
         d = jax.scipy.linalg.cho_solve((factor, True), right)
         price = gradient + matrix @ d
+        if normals is not None:
+            own = jnp.where(inside[None, :], normals, 0.0)
+            reacts = jax.scipy.linalg.cho_solve((factor, True), own.T)
+            schur = own @ reacts
+            schur = schur + jnp.diag(jnp.where(jnp.diagonal(schur) > 0, 0.0, 1.0))
+            small = jnp.linalg.cholesky(schur), True
+            multiplier = jax.scipy.linalg.cho_solve(small, normals @ d)
+            d = d - reacts @ multiplier
+            price = gradient + matrix @ d + multiplier @ normals
         return jnp.where(bound, price > 0, d < lower) & free, d
 
     start = free & (lower >= 0) & (gradient > 0)

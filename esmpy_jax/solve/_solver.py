@@ -86,10 +86,12 @@ class AbstractSolver(eqx.Module, Generic[State]):
     """An algorithm that improves (W, H) step by step without ever increasing the objective.
 
     - `holds_weights`: whether W stays as it starts.
+    - `keeps_brightness`: whether it can keep the `brightness` of `SumToOneAbundances`.
     - `check_every`: steps between two looks at the objective.
     """
 
     holds_weights: ClassVar[bool] = False
+    keeps_brightness: ClassVar[bool] = False
     check_every: ClassVar[int] = 10
 
     @abc.abstractmethod

@@ -117,7 +117,7 @@ def minimise_weights(
     `dose` is that of `doses`; both may be sums over parts of an image.
     """
     denominator = jnp.broadcast_to(basis.column_sums * dose[None, :], weights.shape)
-    return _minimise(
+    new = _minimise(
         jnp.zeros_like(weights),
         denominator,
         numerator,
@@ -127,6 +127,25 @@ def minimise_weights(
         if isinstance(constraint, SumToOneWeights)
         else None,
     )
+    return equally_bright(basis, new, constraint, fixed)
+
+
+def equally_bright(
+    basis: Basis, weights: Weights, constraint: AbstractConstraint, fixed: Fixed | None
+) -> Weights:
+    """W with the free entries of each phase scaled to the brightness that the constraint asks for.
+
+    After an update without that constraint it is the update with it, as the multiplier of
+    `sum_cj G[c, j] W[j, a]` divides all entries of a phase by one number.
+    """
+    if not isinstance(constraint, SumToOneAbundances) or constraint.brightness is None:
+        return weights
+    counts = basis.column_sums * weights
+    free = jnp.ones(weights.shape, bool) if fixed is None else ~fixed.mask
+    own = jnp.where(free, counts, 0.0).sum(0)
+    missing = constraint.brightness - jnp.where(free, 0.0, counts).sum(0)
+    scale = jnp.where((own > 0) & (missing > 0), missing / jnp.where(own > 0, own, 1.0), 1.0)
+    return jnp.where(free, weights * scale[None, :], weights)
 
 
 def _minimise(quadratic, linear, constant, current, fixed, summed):

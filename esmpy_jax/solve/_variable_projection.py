@@ -18,6 +18,7 @@ from ._multiplicative import MultiplicativeUpdate
 from ._pixel_quadratics import product, projected_inverse
 from ._reduced import Reduced, no_reduction, reduce_to_weights
 from ._solver import AbstractSolver, Problem
+from ._updates import equally_bright
 
 
 class _Point(eqx.Module):
@@ -76,6 +77,7 @@ class VariableProjectionNewton(AbstractSolver[_State]):
     - `trials`: dampings tried in a step.
     """
 
+    keeps_brightness = True
     check_every = 1
     warm_up: int = 50
     inner: int = 2
@@ -264,7 +266,11 @@ def composed(problem, weights):
 
 
 def _rescaled(problem, weights, abundances, scale_free):
-    """Spectra that sum to one (or composition rows that do) where the scale is free."""
+    """Spectra that sum to one (or composition rows that do) where the scale is free.
+
+    Also exactly as bright as asked: steps keep that, but for what is cut off at zero.
+    """
+    weights = equally_bright(problem.basis, weights, problem.constraint, problem.fixed_weights)
     sums = problem.basis.column_sums * weights
     if isinstance(problem.constraint, SumToOneWeights):
         rows = jnp.asarray(problem.basis.composition_rows)[:, None]
