@@ -10,9 +10,9 @@ import pytest
 import esmpy_jax as ej
 from esmpy_jax._basis import Basis
 from esmpy_jax.inference._anchor import JudgedPools, left_open, mixtures
-from esmpy_jax.inference._identifiability import _inward_costs, mixture
+from esmpy_jax.inference._identifiability import _inward_costs, mixture, verdicts
 from esmpy_jax.inference._pools import LEAST_COUNTS, number_of_pools, pooled_by_shares
-from esmpy_jax.inference._warnings import of_ambiguity, of_starts
+from esmpy_jax.inference._warnings import of_ambiguity, of_ranges, of_starts
 from esmpy_jax.objective import SumToOneAbundances, as_counts
 from esmpy_jax.solve import AbundanceNewton, GivenStart, factorise
 
@@ -275,3 +275,26 @@ def test_what_is_left_open_is_in_the_range_and_no_ambiguity():
     assert second.ordered(np.array([1, 0])).unsettled == second.unsettled[::-1]
     held = ambiguities_of(1.0, known=np.ones((4, 2), bool))[1]
     np.testing.assert_allclose(held.low, held.high)
+
+
+def test_verdicts():
+    """Open by mixtures or by a wide range; not known without elements, numbers or convergence."""
+    first, second = ambiguities_of(0.3)
+    width = np.array([[1.0, 1.0, 19.0, 21.0, 1.0, np.nan], [4.0, 2.0, 3.0, 1.0, 1.0, 1.0]])
+    phases = [first, second, first, first, first, first]
+    barren = np.array([False, False, False, False, True, False])
+    assert verdicts(phases, width, barren, True) == [1, 0, 1, 0, -1, -1]
+    assert verdicts(phases, width, barren, False) == [-1] * 6
+    low, high = np.zeros((2, 2)), np.array([[2.0, 1.0], [3.0, 24.0]])
+    (sentence,) = of_ranges(["a", "b"], ["O", "Mg"], [first, first], low, high, [1, 0])
+    assert sentence.startswith("The composition of b is open: the counts leave Mg between 0 and 24")
+    assert of_ranges(["a", "b"], ["O", "Mg"], [first, second], low, high, [1, 0]) == []
+
+
+def test_small_mixtures_that_matter_are_told():
+    """An element that a little of another phase changes much."""
+    phase = dataclasses.replace(
+        ambiguities_of(0.3)[1], mixed_in=(0.04, 0.0), taken_away=(0.01, 0.0), change=7.0
+    )
+    (sentence,) = of_ambiguity(["a", "b"], ["O", "Mg", "Si", "Fe"], [phase], np.zeros(1, bool))
+    assert "with a little of the others mixed in or taken away it fits as well" in sentence

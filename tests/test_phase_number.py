@@ -1,5 +1,6 @@
 """How many phases: small scenes with one, two and three, and what is refused."""
 
+import dataclasses
 import json
 
 import jax
@@ -57,10 +58,40 @@ def test_fit_finds_the_number_and_shows_it():
     assert solution.abundance.shape[0] == 2
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_one_phase_too_many_leaves_the_others_as_they_are(seed):
+    """It became ever brighter and rarer for nothing, where phases had their own brightness."""
+    scene = image(3, seed)
+    solution = ej.fit(scene, MODEL, 4, solver=SOLVER, key=jax.random.key(seed))
+    assert solution.converged
+    true = np.asarray(scene.truth.abundance).reshape(3, -1)
+    found = np.asarray(solution.abundance).reshape(4, -1)
+    assert np.corrcoef(true, found)[:3, 3:].max(1).min() > 0.95
+    data = solution.dataset
+    bright = data["spectra"].values.sum(0) / data["H_plane"].values
+    np.testing.assert_allclose(bright, bright.mean(), rtol=1e-4)
+    assert (data["determined"].values != 1).sum() == 1
+    assert "open" in " ".join(solution.warnings) or "tell" in " ".join(solution.warnings)
+
+
+def test_a_search_that_was_cut_off_is_told():
+    numbers = {"losses": (3.0, 0.0), "errors": (1.0, 0.0), "gains": (np.nan, 3.0)}
+    found = ej.PhaseNumber(2, (1, 2), **numbers, gain_errors=(np.nan, 1.0))
+    assert found.warnings == []
+    assert (
+        "ended at 2, when the time was up" in dataclasses.replace(found, ended="late").warnings[0]
+    )
+    assert "as many as were tried" in dataclasses.replace(found, ended="most").warnings[0]
+    assert dataclasses.replace(found, n_phases=1, ended="most").warnings == []
+
+
 @pytest.mark.parametrize(
     ("n_phases", "options", "sentence"),
     [
         ("two", {}, "number of phases is 'two'"),
+        (True, {}, "number of phases is True"),
+        (2, {"solver": ej.CoarseToFine(purities=(8.0, 1.0))}, "from the least to the largest"),
+        (2, {"solver": ej.CoarseToFine(max_pixels=0)}, "max_pixels is 0"),
         ("auto", {"phase_names": ["a"]}, "cannot be found"),
         ("auto", {"fixed_weights": np.full((5, 2), np.nan)}, "cannot be found"),
     ],

@@ -28,6 +28,7 @@ from esmpy_jax.solve import (
     MultiplicativeUpdate,
     Problem,
     RandomStart,
+    VariableProjectionNewton,
     factorise,
     solve,
     update_abundances,
@@ -232,6 +233,36 @@ def test_shares_do_not_feel_the_dose():
         assert np.isfinite(np.asarray(out.abundances)).all()  # the empty pixel
         model = (G @ np.asarray(out.weights) @ np.asarray(out.abundances)).sum(0)
         assert model.mean() == pytest.approx(counts.sum() / 48, rel=0.1)
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_every_phase_is_as_bright_as_the_mean_pixel(held, x64):
+    """Newton's steps and multiplicative updates end at one optimum, with fixed entries, too."""
+    rng = np.random.default_rng(2)
+    known = np.full((5, 3), np.nan)
+    known[0, 1], known[3] = 0.0, [np.nan, 0.2, np.nan]
+    start = GivenStart(rng.random((5, 3)) + 0.1, rng.dirichlet(np.ones(3), 48).T)
+    ends = [
+        fit(
+            counts=20 * Y,
+            solver=solver,
+            start=start,
+            constraint=SumToOneShares(),
+            regulariser=LogSparsity(0.2, 0.05),
+            fixed_weights=known if held else None,
+            max_steps=steps,
+            tol=1e-7,
+        )
+        for solver, steps in ((VariableProjectionNewton(), 300), (MultiplicativeUpdate(), 30_000))
+    ]
+    for end in ends:
+        bright = (G.sum(0)[:, None] * np.asarray(end.weights)).sum(0)
+        np.testing.assert_allclose(bright, 20 * Y.sum() / 48, rtol=1e-12)
+        assert (np.diff(end.nll_trace) <= 1e-9).all()
+        if held:
+            np.testing.assert_array_equal(np.asarray(end.weights)[known == known], [0.0, 0.2])
+    assert ends[0].converged
+    assert ends[0].nll <= ends[1].nll + 1e-3
 
 
 # ---- G that follows W ----

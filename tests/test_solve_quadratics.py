@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.optimize import minimize
 
 from esmpy_jax.objective import pairs
 from esmpy_jax.solve._pixel_quadratics import bounded_minimum, product, projected_inverse, symmetric
+from esmpy_jax.solve._reduced import box_minimum
 
 N_PIXELS = 40
 KINDS = [(1, True), (2, False), (3, False), (3, True), (5, False), (5, True)]
@@ -181,3 +183,33 @@ def test_symmetric_matrices_from_pairs(precision):
     np.testing.assert_allclose(found / trace, expected / trace, atol=10 * np.finfo(precision).eps)
     np.testing.assert_array_equal(found, found.swapaxes(0, 1))
     assert np.linalg.eigvalsh(found.T).min() > 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_minimum_in_a_box_where_sums_stay(seed, x64):
+    """Two groups of entries whose weighted sums must not change, against SciPy's SLSQP."""
+    rng = np.random.default_rng(seed)
+    root = rng.normal(size=(10, 10))
+    matrix, gradient = root @ root.T + 0.1 * np.eye(10), 3 * rng.normal(size=10)
+    lower = -rng.random(10) * (rng.random(10) < 0.7)
+    free = np.ones(10, bool)
+    free[[2, 7]] = False
+    normals = np.zeros((2, 10))
+    normals[0, :5], normals[1, 5:] = rng.random(5) + 0.1, rng.random(5) + 0.1
+    normals = np.where(free, normals, 0.0)
+    found = np.asarray(box_minimum(*map(jnp.asarray, (matrix, gradient, lower, free, normals))))
+    best = minimize(
+        lambda d: gradient @ d + 0.5 * d @ matrix @ d,
+        np.zeros(10),
+        jac=lambda d: gradient + matrix @ d,
+        bounds=[
+            (low if is_free else 0.0, None if is_free else 0.0)
+            for low, is_free in zip(lower, free, strict=True)
+        ],
+        constraints={"type": "eq", "fun": lambda d: normals @ d, "jac": lambda d: normals},
+        method="SLSQP",
+        options={"ftol": 1e-12, "maxiter": 500},
+    )
+    assert best.success
+    np.testing.assert_allclose(found, best.x, atol=1e-5)
+    np.testing.assert_allclose(normals @ found, 0.0, atol=1e-12)

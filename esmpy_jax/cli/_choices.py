@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._results import phase_names
+from ._results import phase_names, verdicts
 
 if TYPE_CHECKING:
     from ..inference import Solution
@@ -53,7 +53,8 @@ def number_sentences(solution: Solution) -> list[str]:
             number["tried"][1:], number["gains"][1:], number["gain_errors"][1:], strict=True
         )
     ]
-    return [f"{number['n_phases']} phases were taken.", *(f"{gain}." for gain in gains)]
+    n = number["n_phases"]
+    return [f"{n} {'phase was' if n == 1 else 'phases were'} taken.", *(f"{g}." for g in gains)]
 
 
 def _percent(share: float) -> str:
@@ -69,7 +70,7 @@ def ambiguity_table(solution: Solution) -> str:
         return ""
     names = [html.escape(name) for name in phase_names(solution)]
     elements = [str(e) for e in solution.dataset["element"].values]
-    rows = []
+    rows, told = [], verdicts(solution)
     for a, phase in enumerate(stored):
         mixed = ", ".join(
             f"{100 * t:.0f} % {names[b]}"
@@ -94,7 +95,7 @@ def ambiguity_table(solution: Solution) -> str:
             f"{100 * phase['anchor_counts']:.1f} %" if phase["anchor_counts"] else "–",
             unsettled or "–",
             ", ".join(elements[i] for i in phase["lacking"]) or "–",
-            "determined" if phase["determined"] else "<b>open</b>",
+            told[a] if told[a] == "determined" else f"<b>{told[a]}</b>",
         )
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     titles = (

@@ -22,6 +22,7 @@ from ._results import (
     deviance_per_channel,
     error_name,
     formula,
+    mark,
     phase_names,
     phase_shares,
     share_of,
@@ -192,7 +193,7 @@ def _composition(solution: Solution) -> str:
     names, shares = phase_names(solution), phase_shares(solution)
     head = "".join(
         f'<th colspan="2" class="gap"><span class="square" style="--c:{_colour(a)}"></span>'
-        f"<b>{_text(name)}</b>{' (open)' if verdict == 'open' else ''}</th>"
+        f"<b>{_text(name)}</b>{mark(verdict)}</th>"
         for a, (name, verdict) in enumerate(zip(names, verdicts(solution), strict=True))
     )
     second = '<th class="gap">at%</th><th>wt%</th>' * len(names)

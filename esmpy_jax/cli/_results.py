@@ -62,11 +62,17 @@ def phase_names(solution: Solution) -> list[str]:
 
 
 def verdicts(solution: Solution) -> list[str]:
-    """Of each phase whether its composition is "determined" or "open"; "" where nothing asked."""
+    """Of each phase "determined", "open" or "not known"; "" where nothing asked."""
     data = solution.dataset
     if "determined" not in data:
         return [""] * data.sizes["phase"]
-    return ["determined" if known else "open" for known in data["determined"].values]
+    words = {1: "determined", 0: "open", -1: "not known"}
+    return [words[int(known)] for known in data["determined"].values]
+
+
+def mark(verdict: str) -> str:
+    """What stands behind the name of a phase."""
+    return "" if verdict in ("", "determined") else f" ({verdict})"
 
 
 def formula(solution: Solution, phase: int, most: int = 4) -> str:
@@ -148,8 +154,7 @@ def print_composition(
     for name, share, verdict in zip(
         phase_names(solution), phase_shares(solution), verdicts(solution), strict=True
     ):
-        mark = " (open)" if verdict == "open" else ""
-        header = f"{name}{mark}\n{share:.1f} % of the {share_of(solution)}"
+        header = f"{name}{mark(verdict)}\n{share:.1f} % of the {share_of(solution)}"
         grid.add_column(header, justify="right", no_wrap=True)
     for e, element in enumerate(data["element"].values):
         cells = [uncertain(v, s) for v, s in zip(values[e], errors[e], strict=True)]

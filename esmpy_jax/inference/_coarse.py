@@ -219,6 +219,19 @@ class CoarseToFine(eqx.Module):
             self.purity is not None or len(self.purities) > 0,
             "CoarseToFine needs a purity or some to compare.",
         )
+        strengths = self.purities if self.purity is None else (self.purity,)
+        check(
+            min(strengths) >= 0 and list(strengths) == sorted(strengths),
+            f"The purities of CoarseToFine are {tuple(strengths)}; give them from the least to the "
+            "largest, none negative.",
+        )
+        least = {"max_pixels": 1, "max_bins": 1, "counts_per_bin": 0, "absent_below": 0}
+        for name, smallest in least.items():
+            value = getattr(self, name)
+            check(
+                value >= smallest,
+                f"CoarseToFine.{name} is {value}; give at least {smallest}.",
+            )
 
     def _searched(self, job, parts, bins, factors, purities, regulariser, steps):
         """The best candidate, the parts with the window, and the losses of all bin sizes."""

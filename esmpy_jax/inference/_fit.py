@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.random as jr
 import numpy as np
 from jaxtyping import PRNGKeyArray
@@ -127,6 +128,11 @@ def fit(
         )
         n_phases = number.n_phases
     check_limits(n_phases, max_steps, tol, max_seconds)
+    n_phases = int(n_phases)
+    check(
+        isinstance(key, jax.Array),
+        f"The key is {key!r}; give one such as jax.random.key(0).",
+    )
     seconds = max_seconds
     if number is not None and max_seconds is not None:
         seconds = max(max_seconds - (time.perf_counter() - began), 0.0)
@@ -234,6 +240,7 @@ def fit(
         unclear = ambiguities(fine, _percent(rows), held, key=jr.fold_in(key, 2))
     elif n_phases > 1 and not summed:
         more = [*more, NOT_ASKED]
+    more = [*(number.warnings if number is not None else []), *more]
     return labelled(image, model, fine, judged, ended, names, anchored, settings, unclear, more)
 
 

@@ -20,7 +20,7 @@ in is part of the range of compositions, though no ambiguity.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -46,6 +46,9 @@ _PRESENT, _ABSENT = 1.0, 0.02
 
 #: Change of a composition in at% from which the mixtures matter.
 MATTERS = 5.0
+
+#: Range of an element's at%, for whatever reason, from which a composition is not determined.
+WIDE = 20.0
 
 #: Shares mixed in that are tried.
 _INWARD = np.geomspace(1e-3, 0.9, 36)
@@ -198,6 +201,30 @@ def ambiguities(
             )
         )
     return tuple(out)
+
+
+def verdicts(
+    ambiguities: Sequence[Ambiguity],
+    width: Float[np.ndarray, "element phase"],
+    barren: Bool[np.ndarray, " phase"],
+    converged: bool,
+) -> list[int]:
+    """Of each phase whether its composition is determined (1), open (0) or not known (-1).
+
+    Open are those that mixtures change by `MATTERS`, and those of which an element's range is
+    `WIDE`. Nothing is known where the fit did not converge, of phases without elements (`barren`),
+    and where a range is not finite.
+
+    - `width`: of the ranges in at%.
+    """
+    out = []
+    for a, phase in enumerate(ambiguities):
+        widest = float(width[:, a].max(initial=0.0))
+        if not converged or barren[a] or not np.isfinite(widest):
+            out.append(-1)
+        else:
+            out.append(int(phase.is_determined and widest < WIDE))
+    return out
 
 
 @eqx.filter_jit

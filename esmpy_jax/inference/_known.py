@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import jax.numpy as jnp
@@ -130,7 +131,7 @@ def known_phases(
         if isinstance(key, str) and names is not None and key in names:
             at = list(names).index(key)
         check(
-            isinstance(at, int) and 0 <= at < n_phases,
+            isinstance(at, Integral) and 0 <= int(at) < n_phases,
             f"A composition is given for the phase {key!r}; give its number, from 0 to "
             f"{n_phases - 1}, or its name in phase_names.",
         )

@@ -16,7 +16,7 @@ from . import _areal
 from ._detection import detection_limits
 from ._fisher import free_abundances, information, weights_covariance
 from ._frame import cropped
-from ._identifiability import Ambiguity
+from ._identifiability import Ambiguity, verdicts
 from ._image import Provenance, SpectrumImage
 from ._quantify import phase_composition
 from ._solution import SCHEMA, Parts, Solution, column_record, energy_coordinates
@@ -28,6 +28,7 @@ from ._warnings import (
     of_inputs,
     of_misfit,
     of_phases,
+    of_ranges,
 )
 
 #: Share of a phase's counts in lines of the sample's elements, at and below which it has no atoms.
@@ -96,7 +97,11 @@ def labelled(
             np.stack([getattr(u, end) for u in unclear], 1) + sign * 196 * atomic_error
             for end, sign in (("low", -1), ("high", 1))
         )
+    low, high = np.clip(low, 0, 100), np.clip(high, 0, 100)
+    converged = fine.converged and judged.converged
+    told = verdicts(unclear, high - low, barren, converged)
     limits = detection_limits(matrix, held, fit_sum.sum(0), rows, atomic_error)
+    symbols = [e.symbol for e in model.elements]
     ny, nx, _ = image.shape
     grid = ("phase", "y", "x")
     table = ("element", "phase")
@@ -111,8 +116,9 @@ def labelled(
         *of_inputs(image, model),
         *of_dose(model, parameters, areal["mass_thickness"][1] if areal else None, pixel_counts),
         *of_misfit(model, counts_sum, fit_sum.sum(1)),
-        *of_phases(names, [e.symbol for e in model.elements], atomic_error, barren),
-        *of_ambiguity(names, [e.symbol for e in model.elements], unclear, barren),
+        *of_phases(names, symbols, atomic_error, barren),
+        *of_ambiguity(names, symbols, unclear, barren),
+        *of_ranges(names, symbols, unclear, low, high, told),
         *more,
     ]
     coarse_trace = {
@@ -146,8 +152,8 @@ def labelled(
             ),
             "composition": (table, 100 * atomic, percent),
             "composition_stderr": (table, 100 * atomic_error, percent),
-            "composition_low": (table, np.clip(low, 0, 100), percent),
-            "composition_high": (table, np.clip(high, 0, 100), percent),
+            "composition_low": (table, low, percent),
+            "composition_high": (table, high, percent),
             "detection_limit": (table, 100 * limits, percent),
             "weight_percent": (table, 100 * weight, weight_unit),
             "weight_percent_stderr": (table, 100 * weight_error, weight_unit),
@@ -155,7 +161,7 @@ def labelled(
             "steps": ("check", fine.nll_steps),
         }
         | ({} if fine is judged else coarse_trace)
-        | ({"determined": ("phase", [int(u.is_determined) for u in unclear])} if unclear else {})
+        | ({"determined": ("phase", told)} if unclear else {})
         | of_number
         | areal,
         {
@@ -174,7 +180,7 @@ def labelled(
             "program_version": _version(),
             "title": image.title,
             "result": ended,
-            "converged": int(fine.converged and judged.converged),
+            "converged": int(converged),
             "objective": fine.nll,
             "nll": fine.nll - fine.penalty,
             "n_steps": fine.steps,

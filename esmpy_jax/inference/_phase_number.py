@@ -33,6 +33,8 @@ class PhaseNumber:
         above the lowest, and the standard error of that difference.
     - `gains`, `gain_errors`: by how many nats each number of phases predicts better than one less,
         with the standard error; the evidence for its last phase. NaN for the first.
+    - `ended`: why no larger number was tried: two in a row were "worse", it was the "most" that was
+        asked for or that the image can carry, or it became too "late".
     """
 
     n_phases: int
@@ -41,6 +43,22 @@ class PhaseNumber:
     errors: tuple[float, ...]
     gains: tuple[float, ...]
     gain_errors: tuple[float, ...]
+    ended: str = "worse"
+
+    @property
+    def warnings(self) -> list[str]:
+        """A sentence where larger numbers were not tried although they might be better."""
+        if self.ended == "late":
+            return [
+                f"The search for the number of phases ended at {self.tried[-1]}, when the time was "
+                "up, so there may be more; raise max_seconds or give the number."
+            ]
+        if self.ended == "most" and self.n_phases == self.tried[-1]:
+            return [
+                f"{self.n_phases} phases are as many as were tried, so there may be more; give the "
+                "number, or use count_phases with a larger `most`."
+            ]
+        return []
 
 
 def count_phases(
@@ -81,6 +99,7 @@ def count_phases(
     n_bins = int(np.prod([-(-s // factor) for s in counts.scan_shape]))
     bins = Bins(parts.train, [[factor]])
     losses: list[np.ndarray] = []
+    ended = "most"
     for n in range(1, min(most, first.n_columns, n_bins) + 1):
         job = Job(
             basis,
@@ -101,7 +120,11 @@ def count_phases(
         losses.append(found.losses)
         best = min(losses, key=lambda x: np.sum(x, dtype=np.float64))
         worse = [difference(x, best) for x in losses[-2:]]
-        if (len(losses) > 2 and all(d > 2 * e and d > 0 for d, e in worse)) or job.is_late:
+        if len(losses) > 2 and all(d > 2 * e and d > 0 for d, e in worse):
+            ended = "worse"
+        elif job.is_late:
+            ended = "late"
+        if ended != "most":
             break
     chosen = within_error(losses)
     best = min(losses, key=lambda x: np.sum(x, dtype=np.float64))
@@ -110,9 +133,10 @@ def count_phases(
         (np.nan, np.nan),
         *(difference(*pair) for pair in itertools.pairwise(losses)),
     ]
-    return PhaseNumber(
-        chosen + 1,
-        tuple(range(1, len(losses) + 1)),
-        *(tuple(float(x) for x in column) for column in zip(*above, strict=True)),
-        *(tuple(float(x) for x in column) for column in zip(*gains, strict=True)),
-    )
+    columns = [
+        tuple(float(x) for x in column)
+        for both in (above, gains)
+        for column in zip(*both, strict=True)
+    ]
+    tried = tuple(range(1, len(losses) + 1))
+    return PhaseNumber(chosen + 1, tried, *columns, ended=ended)

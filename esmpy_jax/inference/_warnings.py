@@ -214,7 +214,8 @@ def of_ambiguity(
             + " from it until an element is gone" * (t > 1)
             for t, b in _largest(open_.taken_away, names)
         ]
-        which = " or ".join(["mixed with " + " and ".join(inside)] * bool(inside) + less)
+        small = "with a little of the others mixed in or taken away"
+        which = " or ".join(["mixed with " + " and ".join(inside)] * bool(inside) + less) or small
         absent = [elements[i] for i in open_.lacking]
         lacks = (
             f" As given it has no {_listed(absent)}; if the sample says so, too, that settles it."
@@ -225,8 +226,31 @@ def of_ambiguity(
         out.append(
             f"The counts cannot tell {name} from mixtures: it {where}, and {which} it fits as "
             f"well, which changes {element} by up to {open_.change:.0f} at%, and more if several "
-            f"are mixed; the purest composition is given.{lacks} A known composition "
+            f"are mixed; which of them is given the purity of the pixels decides, not the counts."
+            f"{lacks} A known composition "
             "(compositions) or an absent element (fixed_weights) would settle it."
+        )
+    return out
+
+
+def of_ranges(
+    names: Sequence[str],
+    elements: Sequence[str],
+    ambiguities: Sequence[Ambiguity],
+    low: Float[np.ndarray, "element phase"],
+    high: Float[np.ndarray, "element phase"],
+    known: Sequence[int],
+) -> list[str]:
+    """Phases that mixtures do not change, with wide ranges all the same."""
+    out = []
+    for a, verdict in enumerate(known):
+        if verdict != 0 or not ambiguities[a].is_determined:
+            continue
+        e = int(np.argmax(high[:, a] - low[:, a]))
+        out.append(
+            f"The composition of {names[a]} is open: the counts leave {elements[e]} between "
+            f"{low[e, a]:.0f} and {high[e, a]:.0f} at%; fewer phases or a known composition "
+            "(compositions) may help."
         )
     return out
 

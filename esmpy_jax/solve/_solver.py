@@ -313,7 +313,7 @@ def as_factorisation(problem, solver, state, result, seconds) -> Factorisation:
 def check_limits(n_phases: Any, max_steps: Any, tol: Any, max_seconds: Any) -> None:
     """Raise `InputError` for numbers that say neither what to look for nor when to stop."""
     check(
-        isinstance(n_phases, Integral) and int(n_phases) >= 1,
+        isinstance(n_phases, Integral) and not isinstance(n_phases, bool) and int(n_phases) >= 1,
         f"The number of phases is {n_phases}; give at least 1, as a whole number.",
     )
     check(
