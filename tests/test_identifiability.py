@@ -285,10 +285,25 @@ def test_verdicts():
     barren = np.array([False, False, False, False, True, False])
     assert verdicts(phases, width, barren, True) == [1, 0, 1, 0, -1, -1]
     assert verdicts(phases, width, barren, False) == [-1] * 6
+    nowhere = dataclasses.replace(first, pure_counts=0.0)
+    assert verdicts([nowhere] * 2, np.array([[9.0, 11.0]]), barren[:2], True) == [1, 0]
     low, high = np.zeros((2, 2)), np.array([[2.0, 1.0], [3.0, 24.0]])
     (sentence,) = of_ranges(["a", "b"], ["O", "Mg"], [first, first], low, high, [1, 0])
     assert sentence.startswith("The composition of b is open: the counts leave Mg between 0 and 24")
     assert of_ranges(["a", "b"], ["O", "Mg"], [first, second], low, high, [1, 0]) == []
+
+
+def test_a_mixture_of_several_has_the_same_product(x64):
+    """Two phases in a third, mixed in and taken away: the same counts are expected everywhere."""
+    rng = np.random.default_rng(0)
+    basis = Basis.from_matrix(rng.random((20, 6)))
+    w, h = jnp.asarray(rng.random((6, 3)) + 1), jnp.asarray(rng.dirichlet(5 * np.ones(3), 40).T)
+    h = h[:, h.min(0) > 0.1]
+    before = basis.endmembers(w)
+    for shares in ([0.05, 0.0, 0.08], [-0.2, 0.0, -0.1], [0.1, 0.0, -0.1]):
+        after, maps = mixture(basis, w, before, h, jnp.asarray(1), jnp.asarray(shares))
+        np.testing.assert_allclose(after @ maps, before @ h, rtol=1e-12)
+        assert not np.allclose(after[:, 1], before[:, 1], rtol=0.01)
 
 
 def test_small_mixtures_that_matter_are_told():

@@ -10,7 +10,8 @@ in pixels that hold a without b; taking away ends where a weight of d_a' becomes
 element that a lacks. With noise both ends are soft: t is allowed as long as the best H for it costs
 at most `TOLERANCE` nats more than the best H for t = 0 (a profile likelihood with the other spectra
 held). For t > 0 the likelihood of each pixel is taken as the quadratic around its best H, which
-leaves a small problem with bounds for every t.
+leaves a small problem with bounds for every t. Then all other phases are mixed in, or taken
+away, at once, each by the same part of its own limit.
 
 All this is asked of pixels pooled by what the maps say they hold (`pooled_by_shares`).
 
@@ -52,6 +53,9 @@ WIDE = 20.0
 
 #: Shares mixed in that are tried.
 _INWARD = np.geomspace(1e-3, 0.9, 36)
+
+#: Largest sum of several shares mixed in.
+_ALL_IN = 0.9
 
 #: Newton steps on H where something is taken away, the largest share of it, and the halvings of the
 #: logarithmic interval that leads there from the least.
@@ -148,9 +152,10 @@ def ambiguities(
     found = composition(weights)
     base, abundances, model = _settled(problem, spectra, start)
 
-    def mixed(a: int, b: int, t: float):
-        numbers = as_ints(a), as_ints(b), as_floats(t)  # arrays: one program for all of them
-        return mixture(fit.basis, fit.weights, spectra, abundances, *numbers)
+    def cost(a: int, t: np.ndarray) -> float:
+        numbers = as_ints(a), as_floats(t)  # arrays: one program for all of them
+        other = mixture(fit.basis, fit.weights, spectra, abundances, *numbers)
+        return float(_settled(problem, *other)[0]) - float(base)
 
     shares = np.asarray(abundances)
     pure, total = pure_counts(counts, shares), max(float(counts.total), 1.0)
@@ -164,28 +169,32 @@ def ambiguities(
         unsettled, settled = np.zeros((n, 2)), np.zeros(n)
         lacking: set[int] = set()
 
-        def percent(b: int, t: float, a: int = a) -> np.ndarray:
+        def percent(t: np.ndarray, a: int = a) -> np.ndarray:
             new = weights.copy()
-            new[:, a] = np.maximum((1 - t) * weights[:, a] + t * weights[:, b], 0.0)
+            new[:, a] = np.maximum((1 - t.sum()) * weights[:, a] + weights @ t, 0.0)
             return composition(new if known is None else np.where(known, weights, new))[:, a]
 
         others = [b for b in range(n) if b != a]
         for b in others:
-
-            def loss(t: float, a: int = a, b: int = b) -> float:
-                return float(_settled(problem, *mixed(a, b, t))[0]) - float(base)
-
             inward[b] = _mixed_in(model, abundances, a, b)
             if anchored and judged is not None:
                 spectra_of = mixtures(fit.basis, weights, np.asarray(spectra, np.float64), a, b)
                 settled[b], *unsettled[b] = left_open(spectra_of, judged, a, pure[a] * total)
             else:
-                outward[b] = _furthest(lambda s, loss=loss: loss(-s))
+                outward[b] = _furthest(lambda s, a=a, b=b: cost(a, -s * np.eye(n)[b]))
             there = found[:, b] >= _PRESENT
             lacking |= set(np.flatnonzero(there & (found[:, a] <= _ABSENT * found[:, b])).tolist())
-        seen = [found[:, a], *(percent(b, t) for b in others for t in (inward[b], -outward[b]))]
+        one = np.eye(n)
+        seen = [
+            found[:, a],
+            *(percent(t * one[b]) for b in others for t in (inward[b], -outward[b])),
+        ]
+        for several in (inward * min(1.0, _ALL_IN / max(inward.sum(), _ALL_IN)), -outward):
+            if np.count_nonzero(several) > 1:
+                part = _part(lambda s, a=a, several=several: cost(a, s * several))
+                seen.append(percent(part * several))
         spread = np.ptp(np.stack(seen), axis=0)
-        seen += [percent(b, t) for b in others for t in unsettled[b]]
+        seen += [percent(t * one[b]) for b in others for t in unsettled[b]]
         out.append(
             Ambiguity(
                 float(pure[a]),
@@ -212,7 +221,7 @@ def verdicts(
     """Of each phase whether its composition is determined (1), open (0) or not known (-1).
 
     Open are those that mixtures change by `MATTERS`, and those of which an element's range is
-    `WIDE`. Nothing is known where the fit did not converge, of phases without elements (`barren`),
+    `WIDE`, or `MATTERS` to either side where the phase nowhere fills a pixel. Nothing is known where the fit did not converge, of phases without elements (`barren`),
     and where a range is not finite.
 
     - `width`: of the ranges in at%.
@@ -223,7 +232,8 @@ def verdicts(
         if not converged or barren[a] or not np.isfinite(widest):
             out.append(-1)
         else:
-            out.append(int(phase.is_determined and widest < WIDE))
+            most = WIDE if phase.has_pure_pixels else 2 * MATTERS
+            out.append(int(phase.is_determined and widest < most))
     return out
 
 
@@ -233,26 +243,26 @@ def mixture(
     weights: Weights,
     spectra: Endmembers,
     abundances: Abundances,
-    a: Int[Array, ""] | int,
-    b: Int[Array, ""] | int,
-    t: Scalar | float,
+    a: Int[Array, ""],
+    shares: Float[Array, " phase"],
 ) -> tuple[Endmembers, Abundances]:
-    """Spectra and H with the share t of phase b in phase a, weights cut off at zero.
+    """Spectra and H with shares of the other phases in phase a, weights cut off at zero.
 
     The sum of the abundances of a pixel is kept, and none is left at zero.
     """
-    is_a, is_b = (jnp.arange(weights.shape[1]) == i for i in (a, b))
+    is_a = jnp.arange(weights.shape[1]) == a
+    shares = jnp.where(is_a, 0.0, shares)
+    left = 1 - shares.sum()
 
     def mixed(x):
-        one, other = (jnp.where(i[None, :], x, 0.0).sum(1, keepdims=True) for i in (is_a, is_b))
-        return jnp.where(is_a[None, :], (1 - t) * one + t * other, x)
+        one = jnp.where(is_a[None, :], x, 0.0).sum(1, keepdims=True)
+        others = (shares[None, :] * x).sum(1, keepdims=True)
+        return jnp.where(is_a[None, :], left * one + others, x)
 
     wanted = mixed(weights)
     cut = basis.endmembers(jnp.maximum(-wanted, 0.0))
-    h = jnp.where(is_a[:, None], abundances, 0.0).sum(0, keepdims=True)
-    moved = jnp.where(is_b[:, None], -t, 1.0) * h / (1 - t)
-    plain = jnp.where(is_b[:, None], abundances + moved, abundances)
-    plain = jnp.where(is_a[:, None], moved, plain)
+    h = jnp.where(is_a[:, None], abundances, 0.0).sum(0, keepdims=True) / left
+    plain = jnp.where(is_a[:, None], h, abundances - shares[:, None] * h)
     total = abundances.sum(0, keepdims=True)
     plain = jnp.maximum(plain, 1e-4 * total)
     return mixed(spectra) + cut, plain * (total / plain.sum(0, keepdims=True))
@@ -285,6 +295,17 @@ def _furthest(loss: Callable[[float], float]) -> float:
         else:
             high = middle
     return float(np.exp(low))
+
+
+def _part(loss: Callable[[float], float]) -> float:
+    """The largest part that fits, between 0 and 1."""
+    if loss(1.0) <= TOLERANCE:
+        return 1.0
+    low, high = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if loss(middle) <= TOLERANCE else (low, middle)
+    return low
 
 
 @eqx.filter_jit

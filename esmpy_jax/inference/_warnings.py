@@ -225,9 +225,9 @@ def of_ambiguity(
         where = "nearly fills few pixels" if open_.has_pure_pixels else "never fills a pixel"
         out.append(
             f"The counts cannot tell {name} from mixtures: it {where}, and {which} it fits as "
-            f"well, which changes {element} by up to {open_.change:.0f} at%, and more if several "
-            f"are mixed; which of them is given the purity of the pixels decides, not the counts."
-            f"{lacks} A known composition "
+            f"well, which changes {element} by up to {open_.change:.0f} at%, and more if some are "
+            "added and others taken away; which of them is given the purity of the pixels decides, "
+            f"not the counts.{lacks} A known composition "
             "(compositions) or an absent element (fixed_weights) would settle it."
         )
     return out
