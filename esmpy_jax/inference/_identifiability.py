@@ -221,8 +221,9 @@ def verdicts(
     """Of each phase whether its composition is determined (1), open (0) or not known (-1).
 
     Open are those that mixtures change by `MATTERS`, and those of which an element's range is
-    `WIDE`, or `MATTERS` to either side where the phase nowhere fills a pixel. Nothing is known where the fit did not converge, of phases without elements (`barren`),
-    and where a range is not finite.
+    `WIDE`, or `MATTERS` to either side where the phase nowhere fills a pixel. Nothing is known
+    where the fit did not converge, of phases without elements (`barren`), and where a range is not
+    finite.
 
     - `width`: of the ranges in at%.
     """
