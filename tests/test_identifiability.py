@@ -10,7 +10,12 @@ import pytest
 import esmpy_jax as ej
 from esmpy_jax._basis import Basis
 from esmpy_jax.inference._anchor import JudgedPools, left_open, mixtures
-from esmpy_jax.inference._identifiability import _inward_costs, mixture, verdicts
+from esmpy_jax.inference._identifiability import (
+    _inward_costs,
+    hidden_shares,
+    mixture,
+    verdicts,
+)
 from esmpy_jax.inference._pools import LEAST_COUNTS, number_of_pools, pooled_by_shares
 from esmpy_jax.inference._warnings import of_ambiguity, of_ranges, of_starts
 from esmpy_jax.objective import SumToOneAbundances, as_counts
@@ -69,6 +74,35 @@ def test_phases_with_pure_pixels_are_determined():
         for phase in ambiguities_of(1.0, draws=draws):
             assert phase.has_pure_pixels
             assert phase.is_determined
+
+
+def test_no_more_of_a_phase_can_be_hidden_than_there_is_of_its_elements():
+    """A tenth of the second phase in the first leaves its rarest element a tenth of what it has."""
+    pure = np.array([[0.6, 0.1, 0.0], [0.4, 0.7, 0.0], [0.0, 0.2, 0.0]])  # element, phase
+    mixed = pure @ np.array([[0.9, 0, 0], [0.1, 1, 0], [0, 0, 1]])
+    exact = np.zeros_like(pure)
+    assert hidden_shares(pure, exact)[0, 1] == 0.0  # the first lacks the third element
+    found = hidden_shares(mixed, exact)
+    assert found[0, 1] == pytest.approx(0.1, rel=1e-6)
+    assert found[1, 0] == pytest.approx(0.1 / mixed[0, 0], rel=1e-6)  # by the first element
+    assert (np.diag(found) == 0).all()
+    assert (found[2] == 0).all()  # a phase without atoms
+    assert (found[:, 2] == 0).all()
+    assert hidden_shares(mixed, exact + 0.01)[0, 1] > found[0, 1]
+
+
+def test_the_bound_of_what_is_hidden_holds_with_noise():
+    """The bound of 95 % holds the true tenth in 190 of 200 draws, less two standard errors."""
+    rng = np.random.default_rng(0)
+    pure = np.array([[0.5, 0.2], [0.47, 0.5], [0.03, 0.1], [0.0, 0.1], [0.0, 0.1]])
+    mixed = pure @ np.array([[0.9, 0.0], [0.1, 1.0]])
+    errors = np.array([[0.01, 0.01], [0.01, 0.01], [0.003, 0.005], [0.002, 0.005], [0.002, 0.005]])
+    bounds = []
+    for _ in range(200):
+        noisy = np.maximum(mixed + errors * rng.normal(size=errors.shape), 0.0)
+        bounds.append(hidden_shares(noisy, errors)[0, 1])
+    assert np.mean(np.array(bounds) >= 0.1) >= 0.95 - 2 * np.sqrt(0.95 * 0.05 / 200)
+    assert np.median(bounds) < 0.2  # and says something
 
 
 def test_all_pairs_and_mixtures_share_one_program():

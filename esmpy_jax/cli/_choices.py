@@ -72,15 +72,13 @@ def ambiguity_table(solution: Solution) -> str:
     elements = [str(e) for e in solution.dataset["element"].values]
     rows, told = [], verdicts(solution)
     for a, phase in enumerate(stored):
-        mixed = ", ".join(
-            f"{100 * t:.0f} % {names[b]}"
-            for b, t in enumerate(phase["mixed_in"])
-            if b != a and t >= 0.005
-        )
-        less = ", ".join(
-            f"{100 * t:.0f} % {names[b]}"
-            for b, t in enumerate(phase["taken_away"])
-            if b != a and t >= 0.005
+        mixed, less, hidden = (
+            ", ".join(
+                f"{100 * t:.0f} % {names[b]}"
+                for b, t in enumerate(phase.get(kind, ()))
+                if b != a and t >= 0.005
+            )
+            for kind in ("mixed_in", "taken_away", "hidden")
         )
         unsettled = ", ".join(
             f"{_percent(low)} to {_percent(high)} % {names[b]}"
@@ -95,6 +93,7 @@ def ambiguity_table(solution: Solution) -> str:
             f"{100 * phase['anchor_counts']:.1f} %" if phase["anchor_counts"] else "–",
             unsettled or "–",
             ", ".join(elements[i] for i in phase["lacking"]) or "–",
+            hidden or "–",
             told[a] if told[a] == "determined" else f"<b>{told[a]}</b>",
         )
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
@@ -106,6 +105,7 @@ def ambiguity_table(solution: Solution) -> str:
         "counts in the purest that are alike",
         "these, taken for pure, leave open",
         "lacks",
+        "if they are not pure, everywhere up to … inside",
         "composition",
     )
     head = "".join(f"<th>{title}</th>" for title in titles)

@@ -17,10 +17,12 @@ All this is asked of pixels pooled by what the maps say they hold (`pooled_by_sh
 
 That nearly pure pixels are pure no likelihood can tell. It is taken for granted of as many of the
 purest as are alike (`left_open`); how well their counts alone, taken for pure, tell what is mixed
-in is part of the range of compositions, though no ambiguity.
+in is part of the range of compositions, though no ambiguity. How far a phase could be wrong if
+its purest pixels are not pure, only the elements that it lacks tell (`hidden_shares`).
 """
 
 import dataclasses
+import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -236,6 +238,26 @@ def verdicts(
             most = WIDE if phase.has_pure_pixels else 2 * MATTERS
             out.append(int(phase.is_determined and widest < most))
     return out
+
+
+def hidden_shares(
+    fractions: Float[np.ndarray, "element phase"], errors: Float[np.ndarray, "element phase"]
+) -> Float[np.ndarray, "phase other"]:
+    """The largest share of its atoms that each phase could have from another one, in every pixel.
+
+    `t = min_j (x_ja + z s_ja) / (x_jb - z s_jb)` over the elements j that phase b surely has, at
+    most 1, where z makes it an upper limit of 95 % for all elements together (Bonferroni). Zero on
+    the diagonal and for phases without atoms.
+
+    - `fractions`, `errors`: atomic fractions x and their standard errors s.
+    """
+    z = statistics.NormalDist().inv_cdf(1 - 0.05 / max(len(fractions), 1))
+    most, least = fractions + z * errors, fractions - z * errors
+    there = least > 0
+    ratios = most[:, :, None] / np.where(there, least, 1.0)[:, None, :]
+    shares = np.where(there[:, None, :], ratios, 1.0).min(0, initial=1.0)
+    some = there.any(0)
+    return np.where(some[:, None] & some[None, :] & ~np.eye(len(some), dtype=bool), shares, 0.0)
 
 
 @eqx.filter_jit

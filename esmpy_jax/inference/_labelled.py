@@ -16,7 +16,7 @@ from . import _areal
 from ._detection import detection_limits
 from ._fisher import free_abundances, information, weights_covariance
 from ._frame import cropped
-from ._identifiability import Ambiguity, verdicts
+from ._identifiability import Ambiguity, hidden_shares, verdicts
 from ._image import Provenance, SpectrumImage
 from ._quantify import phase_composition
 from ._solution import SCHEMA, Parts, Solution, column_record, energy_coordinates
@@ -100,6 +100,7 @@ def labelled(
     low, high = np.clip(low, 0, 100), np.clip(high, 0, 100)
     converged = fine.converged and judged.converged
     told = verdicts(unclear, high - low, barren, converged)
+    hidden = hidden_shares(atomic, atomic_error)
     limits = detection_limits(matrix, held, fit_sum.sum(0), rows, atomic_error)
     symbols = [e.symbol for e in model.elements]
     ny, nx, _ = image.shape
@@ -191,7 +192,9 @@ def labelled(
             "columns": json.dumps([column_record(c) for c in basis.columns]),
             "parameters": json.dumps({k: _plain(v) for k, v in parameters.items()}),
             "settings": json.dumps(settings),
-            "ambiguities": json.dumps([u.record() for u in unclear]),
+            "ambiguities": json.dumps(
+                [u.record() | {"hidden": h.tolist()} for u, h in zip(unclear, hidden, strict=False)]
+            ),
             "warnings": json.dumps(list(dict.fromkeys(warnings))),
         }
         | ({} if fine is judged else {"coarse_remaining_nats": judged.remaining}),
