@@ -8,7 +8,8 @@ import pytest
 from esmpy_jax._basis import Basis
 from esmpy_jax.inference._absent import refit, share_errors
 from esmpy_jax.inference._bins import Bins
-from esmpy_jax.inference._job import Job, smoothing
+from esmpy_jax.inference._job import Job
+from esmpy_jax.inference._smoothing import smoothing
 from esmpy_jax.objective import SumToOneAbundances, as_counts, bin_counts
 from esmpy_jax.solve import AbundanceNewton, GivenStart, VariableProjectionNewton, factorise
 

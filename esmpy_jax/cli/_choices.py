@@ -29,7 +29,8 @@ def choice_sentences(solution: Solution) -> list[str]:
         f"Spectra from bins of {factor} × {factor} pixels with a purity of {chosen['purity']:g}."
     ]
     if chosen["smoothness"] is not None:
-        out.append(f"Maps with a total variation of strength {chosen['smoothness']:.3g}.")
+        prior = {"laplacian": "Laplacian smoothness"}.get(chosen["prior"], "total variation")
+        out.append(f"Maps with a {prior} of strength {chosen['smoothness']:.3g}.")
     if chosen["absent_below"] > 0:
         out.append(
             "The spectra were fitted again to pixels pooled by their maps; phases whose share of a "

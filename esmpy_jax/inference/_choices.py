@@ -22,24 +22,19 @@ from ._bins import Bins
 from ._frame import Frame, exposed
 from ._held_out import difference, held_out_losses, within_error
 from ._image import select_window
-from ._job import FLOOR, Job, again, best_of, floored, purity_penalty, smoothing
+from ._job import FLOOR, Job, again, best_of, floored, purity_penalty
+from ._smoothing import Prior, search_range, smoothing
 
 #: A value and its held-out loss in nats above the lowest, of each that was tried.
 Tried = tuple[tuple[float, float], ...]
-
-#: Search for the strength of the smoothness: it is multiplied or divided by this.
-_RATIO = float(np.sqrt(2))
-
-#: Least and largest smoothness that are tried, over the root of the counts per pixel.
-_LEAST, _MOST = 0.1, 16.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
     """What the held-out counts decided, and by how much.
 
-    - `factor`, `purity`, `smoothness`, `absent_below`: see `CoarseToFine`; `smoothness` is `None`
-        where the regulariser was given.
+    - `factor`, `purity`, `prior`, `absent_below`: see `CoarseToFine`. `smoothness`: strength of the
+        prior, `None` where the regulariser was given.
     - `starts`: objective in nats that each start of the binned fit came to, at that bin size.
     - `factors`, `purities`, `smoothnesses`, `absents`: value and held-out loss of each that was
         tried, in nats above the lowest, the last three at that bin size.
@@ -54,6 +49,7 @@ class Choices:
     purities: Tried = ()
     smoothnesses: Tried = ()
     absents: Tried = ()
+    prior: Prior = "total variation"
 
     @property
     def agreeing_starts(self) -> int:
@@ -66,12 +62,13 @@ class Parts:
     """The counts that are fitted and those that judge, as whole images and in a window of them.
 
     Maps are compared in the window, which keeps a search in a large image affordable. With a
-    `frame` the images lie in its grid.
+    `frame` the images lie in its grid. `prior`: of the maps.
     """
 
     train: AbstractCounts
     test: AbstractCounts
     frame: Frame | None = None
+    prior: Prior = "total variation"
     window: tuple[slice, ...] | None = None
     train_window: AbstractCounts | None = None
     test_window: AbstractCounts | None = None
@@ -115,11 +112,11 @@ class Parts:
         return max(self.train.total / math.prod(self.scan_shape), 1e-9)
 
     def smoothing(self, strength: float, everywhere: bool = False) -> AbstractRegulariser:
-        """Total variation of the maps that are compared, or of those of the whole image."""
+        """The prior of the maps that are compared, or of those of the whole image."""
         windowed = self.window is not None and not everywhere
         if windowed or self.frame is None:
-            return smoothing(strength)
-        return smoothing(strength, self.frame.pixels)
+            return smoothing(strength, prior=self.prior)
+        return smoothing(strength, self.frame.pixels, self.prior)
 
     @property
     def to_fit(self) -> AbstractCounts:
@@ -206,17 +203,17 @@ def try_smoothness(
     parts: Parts,
     bins: Bins,
     found: Candidate,
-    first: float,
+    first: float | None,
     given: AbstractRegulariser | None,
 ) -> Judged:
     """The candidate with its maps, at the smoothness that the held-out counts like best.
 
-    The strength is multiplied or divided by the root of two from `first` on, while that helps.
+    The strength is multiplied or divided by a ratio from `first` on, while that helps.
     With a regulariser `given` there is nothing to choose.
     """
     start = bins.at_full_resolution(found.fit.abundances, found.factor, FLOOR)
     tried: dict[float, tuple[Abundances, np.ndarray]] = {}
-    root = np.sqrt(parts.counts_per_pixel)
+    least, usual, most, step = search_range(parts.prior, parts.counts_per_pixel)
 
     def loss(strength: float) -> float:
         if strength not in tried:
@@ -227,14 +224,11 @@ def try_smoothness(
             tried[strength] = maps, losses_of(parts.to_judge, found.fit, maps)
         return float(np.sum(tried[strength][1], dtype=np.float64))
 
+    first = usual if first is None else first
     best = first
     loss(best)
-    for ratio in () if given is not None else (_RATIO, 1 / _RATIO):
-        while (
-            _LEAST * root <= best * ratio <= _MOST * root
-            and not job.is_late
-            and loss(best * ratio) < loss(best)
-        ):
+    for ratio in () if given is not None else (step, 1 / step):
+        while least <= best * ratio <= most and not job.is_late and loss(best * ratio) < loss(best):
             best = best * ratio
         if best != first:
             break

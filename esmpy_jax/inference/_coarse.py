@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import equinox as eqx
 import jax.random as jr
@@ -41,12 +41,10 @@ from ._frame import Frame, check_on_one_device
 from ._held_out import within_error
 from ._job import Job, again, best_of, continued, floored, purity_penalty
 from ._matched import MatchedStart
+from ._smoothing import Prior, scaled
 
 #: Most steps of the binned fit, unless more are asked for.
 COARSE_STEPS = 5000
-
-#: Smoothness with which the search begins, over the root of the counts per pixel.
-_FIRST_SMOOTHNESS = 1.0
 
 
 class CoarseToFine(eqx.Module):
@@ -69,6 +67,8 @@ class CoarseToFine(eqx.Module):
     - `purity`: strength of half `LogSparsity` and half `RegionalSparsity` on the bins' shares.
         `None` takes the least of `purities` that is as good as the best (within one standard
         error). 0 switches it off.
+    - `prior`: of the maps, "total variation", which keeps sharp borders, or "laplacian" for maps
+        that have none. Its strength is always chosen, unless `fit` is given a regulariser.
     - `absent_below`: W is fitted again to pixels pooled by what the maps say they hold, where
         phases whose share of a pool is below so many standard errors of the pool's own share are
         taken as absent, unless the held-out counts clearly object (by two standard errors and three
@@ -92,6 +92,7 @@ class CoarseToFine(eqx.Module):
     )
     purity: float | None = None
     purities: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+    prior: Prior = "total variation"
     absent_below: float = 2.0
     held_out: float = 0.2
     solver: AbstractSolver = VariableProjectionNewton()
@@ -134,7 +135,7 @@ class CoarseToFine(eqx.Module):
         Pools have no places. Bins may lie in a corner of a larger grid, where the others have no
         exposure; so may the pixels, unless there is nothing to choose or the regulariser is given.
 
-        - `regulariser`: of the maps; `None` finds the strength of a `TotalVariation`.
+        - `regulariser`: of the maps; `None` finds the strength of the `prior`.
 
         Raises `RuntimeError` when no start leads to finite values.
         """
@@ -175,7 +176,7 @@ class CoarseToFine(eqx.Module):
             whole = relative(counts)
         purities = self.purities if self.purity is None else (self.purity,)
         train, test = thin(counts, 1 - self.held_out, thinned)
-        parts = Parts(relative(train), test, frame)
+        parts = Parts(relative(train), test, frame, self.prior)
         tried = self._factors(parts.train, parts.scan_shape)
         # the first two are always tried
         bins = Bins(whole, [tried[:2], *([f] for f in tried[2:])])
@@ -187,7 +188,7 @@ class CoarseToFine(eqx.Module):
             absent, absents = try_absent(
                 job, parts, bins, found, self.absent_below, min(purities), steps, regulariser
             )
-        scale = 1 / np.sqrt(1 - self.held_out)
+        scale = scaled(self.prior, 1 / (1 - self.held_out))
         smoothness = None if found.smoothness is None else scale * found.smoothness
         candidate = found.candidate
         choices = Choices(
@@ -200,6 +201,7 @@ class CoarseToFine(eqx.Module):
             candidate.purities,
             tuple((scale * v, x) for v, x in found.smoothnesses),
             absents,
+            self.prior,
         )
         if regulariser is None:
             regulariser = parts.smoothing(choices.smoothness or 0.0, everywhere=True)
@@ -210,6 +212,10 @@ class CoarseToFine(eqx.Module):
         check(
             self.fine_solver.holds_weights,
             "The fine solver of CoarseToFine has to hold W, as AbundanceNewton does.",
+        )
+        check(
+            self.prior in get_args(Prior),
+            f'CoarseToFine.prior is {self.prior!r}; give "total variation" or "laplacian".',
         )
         check(
             0 < self.held_out < 1,
@@ -235,7 +241,7 @@ class CoarseToFine(eqx.Module):
 
     def _searched(self, job, parts, bins, factors, purities, regulariser, steps):
         """The best candidate, the parts with the window, and the losses of all bin sizes."""
-        first = _FIRST_SMOOTHNESS * np.sqrt(parts.counts_per_pixel)
+        first = None
         tried: list[Judged] = []
         losses: list[np.ndarray] = []
         for factor in factors:

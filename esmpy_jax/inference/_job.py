@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from .._arrays import as_floats, on_device
 from .._basis import Basis
@@ -18,11 +18,9 @@ from ..objective import (
     AbstractCounts,
     AbstractRegulariser,
     LogSparsity,
-    NoRegulariser,
     RegionalSparsity,
     SumOf,
     SumToOneAbundances,
-    TotalVariation,
     Unconstrained,
 )
 from ..solve import (
@@ -38,10 +36,6 @@ from ..solve._factorise import as_bright_as
 
 #: Shares below this are small for the purity penalty.
 SMALL_SHARE = 0.05
-
-#: Steps of the maps well below this cost like a Laplacian, others in proportion to their height.
-SMALL_STEP = 0.01
-
 #: Nats a pixel to which maps are fitted that only sort pixels into pools.
 ROUGHLY = 1e-4
 
@@ -181,11 +175,6 @@ def best_of(fits: Sequence[Factorisation]) -> Factorisation:
     if best.result == RESULTS.nonfinite:
         raise RuntimeError(RESULTS[RESULTS.nonfinite])
     return best
-
-
-def smoothing(strength: float, pixels: Bool[Array, "*scan"] | None = None) -> AbstractRegulariser:
-    """Total variation of a strength among some pixels of the scan, or nothing."""
-    return TotalVariation(strength, SMALL_STEP, pixels) if strength > 0 else NoRegulariser()
 
 
 def floored(maps: Abundances) -> Abundances:

@@ -14,7 +14,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 
 from .._arrays import as_floats
 from .._checks import check
@@ -120,31 +120,38 @@ class LaplacianSmoothness(AbstractRegulariser):
     L is the graph Laplacian of the scan grid without wrap-around. Its largest eigenvalue is below
     `sigma = 4 × (number of scan axes)`, so the quadratic with `a = strength sigma` and
     `b = strength (L h - sigma h)` lies above it.
+
+    - `pixels`: of the shape of the scan, which pixels have a part in it (`None`: all); steps to
+        others cost nothing.
     """
 
     strength: Scalar = eqx.field(converter=as_scalar)
+    pixels: Bool[Array, "*scan"] | None = eqx.field(default=None, converter=as_pixels)
 
     def __check_init__(self):
         check_positive(self.strength, "LaplacianSmoothness.strength", zero_allowed=True)
 
     def value(self, maps):
-        squares = (s**2 for m in maps for s in steps(m))
+        check_pixels(self, self.pixels, maps)
+        squares = (s**2 for m in maps for s in steps(m, self.pixels))
         return 0.5 * self.strength * sum(squares, jnp.zeros_like(maps[0])).sum()
 
     def gradient_split(self, maps):
-        degree, around = neighbours(maps, jnp.ones_like(maps[0]))
+        check_pixels(self, self.pixels, maps)
+        degree, around = neighbours(maps, jnp.ones_like(maps[0]), self.pixels)
         return self.strength * degree[None] * maps, self.strength * around
 
     def gradient(self, maps):
         return self.curvature(maps, maps)
 
     def surrogate(self, maps):
-        sigma = 4.0 * (maps.ndim - 1)
-        linear = self.gradient(maps) - self.strength * sigma * maps
-        return jnp.full_like(maps, self.strength * sigma), linear
+        bound = jnp.full_like(maps, self.strength * 4.0 * (maps.ndim - 1))
+        bound = bound if self.pixels is None else jnp.where(self.pixels, bound, 0.0)
+        return bound, self.gradient(maps) - bound * maps
 
     def curvature(self, maps, direction):
-        return self.strength * laplacian(direction, jnp.ones_like(maps[0]))
+        check_pixels(self, self.pixels, maps)
+        return self.strength * laplacian(direction, jnp.ones_like(maps[0]), self.pixels)
 
 
 class SumOf(AbstractRegulariser):
