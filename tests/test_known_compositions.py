@@ -9,7 +9,7 @@ import pytest
 
 import esmpy_jax as ej
 from esmpy_jax._basis import Basis
-from esmpy_jax.inference._known import known_phases
+from esmpy_jax.inference._known import check_mapping, known_phases
 from esmpy_jax.inference._matched import MatchedStart
 from esmpy_jax.objective import SumToOneAbundances, as_counts
 from esmpy_jax.simulate import demo_image, demo_model
@@ -181,5 +181,111 @@ def test_fixing_every_element_would_fix_the_counts(image, model):
 
 
 def test_no_number_of_phases_is_looked_for_where_some_are_known(image, model):
-    with pytest.raises(ej.InputError, match="compositions or names of phases"):
+    with pytest.raises(ej.InputError, match="absent elements or names of phases"):
         ej.fit(image, model, "auto", compositions={0: "MgO"})
+
+
+def mixed_image(rng, brightness):
+    """Two phases of which the second never exceeds 0.6; what is counted, G, and the true W."""
+    shapes = rng.random((40, 4)) ** 4
+    basis = shapes / shapes.sum(0)
+    true = np.array([[0.7, 0.1], [0.3, 0.2], [0.0, 0.4], [0.0, 0.3]]) * brightness
+    ramp = np.linspace(0.0, 0.6, 64)
+    maps = np.stack([1 - ramp, ramp])
+    return rng.poisson((basis @ true @ maps).T), basis, true, maps
+
+
+@pytest.mark.parametrize("solver", [ej.VariableProjectionNewton(), ej.MultiplicativeUpdate()])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_known_brightness_settles_what_mixtures_leave_open(solver, seed):
+    """A mixture with a phase three times as bright is brighter, so that the right one is found.
+
+    The counts leave the amount of the first phase in the second open up to 0.4 / 0.6.
+    """
+    brightness = np.array([3e5, 1e5])
+    counts, basis, true, maps = mixed_image(np.random.default_rng(seed), brightness)
+    mixed = true.copy()
+    mixed[:, 1] = 0.7 * true[:, 1] + 0.3 * true[:, 0]
+    start = GivenStart(mixed, np.clip(maps, 0.01, 0.99))
+    known = ej.factorise(
+        counts,
+        basis,
+        2,
+        solver=solver,
+        start=start,
+        constraint=SumToOneAbundances(brightness=brightness),
+        max_steps=20_000,
+    )
+    assert known.converged
+    weights = np.asarray(known.weights, float)
+    np.testing.assert_allclose(weights.sum(0), brightness, rtol=1e-4)
+    # 64 pixels of 1e5 counts or more: a thousandth of a weight is many standard errors
+    np.testing.assert_allclose(weights / brightness, true / brightness, atol=0.01)
+    free = ej.factorise(
+        counts, basis, 2, solver=solver, start=start, constraint=SumToOneAbundances()
+    )
+    percent = np.asarray(free.weights, float)
+    assert np.abs(percent / percent.sum(0) - true / brightness).max() > 0.1
+
+
+def test_brightness_decides_which_phase_is_which(image, model):
+    counts, basis, true, maps = mixed_image(np.random.default_rng(0), np.array([3e5, 1e5]))
+    swapped = GivenStart(true[:, ::-1], maps[::-1])
+    constraint = SumToOneAbundances(brightness=[3e5, 1e5])
+    problem = Problem(as_counts(counts), Basis.from_matrix(basis), constraint, ej.NoRegulariser())
+    weights, _ = MatchedStart(swapped)(problem, 2, jr.key(0))
+    np.testing.assert_allclose(weights, true, rtol=0.05, atol=0.02 * true.max())
+
+
+@pytest.mark.parametrize(
+    ("brightness", "solver", "words"),
+    [
+        ([1.0, 2.0, 3.0], ej.VariableProjectionNewton(), r"shape \(3,\).* or 2, one for each"),
+        ([1.0, 0.0], ej.VariableProjectionNewton(), "give positive counts"),
+        ([1.0, 2.0], ej.SquaremUpdate(), "SquaremUpdate cannot keep the brightness"),
+    ],
+)
+def test_a_brightness_that_cannot_be_kept_is_refused(brightness, solver, words):
+    counts, basis, *_ = mixed_image(np.random.default_rng(0), np.array([3e2, 1e2]))
+    with pytest.raises(ej.InputError, match=words):
+        ej.factorise(
+            counts, basis, 2, solver=solver, constraint=SumToOneAbundances(brightness=brightness)
+        )
+
+
+@pytest.mark.slow
+def test_absent_elements_are_absent_by_number_and_by_name(image, model):
+    solution = ej.fit(image, model, 3, absent={1: "Si,Ca"})
+    symbols = [e.symbol for e in model.elements]
+    rows = [symbols.index("Si"), symbols.index("Ca")]
+    assert (solution.composition.values[rows, 1] == 0).all()
+    truth = np.asarray(image.truth.abundance).reshape(3, -1)
+    assert np.corrcoef(truth[1], solution.abundance.reshape(3, -1)[1])[0, 1] > 0.95
+    assert json.loads(solution.dataset.attrs["settings"])["absent"] == {"1": ["Ca", "Si"]}
+    names = ["matrix", "oxide", "rest"]
+    named = ej.fit(image, model, 3, absent={"oxide": ["Si", "Ca"]}, phase_names=names)
+    np.testing.assert_array_equal(named.composition.values, solution.composition.values)
+
+
+def test_what_is_no_mapping_is_refused():
+    """`Any`, as the types are checked in tests before these sentences could be."""
+    with pytest.raises(ej.InputError, match=r'absent is a str; .* such as absent={1: "Si,Ca"}'):
+        check_mapping("Si", "absent", '{1: "Si,Ca"}')
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"compositions": {True: "MgO"}}, "the phase True"),
+        ({"absent": {3: "Si"}}, "Absent elements are given for the phase 3; give its number, from"),
+        ({"absent": {0: "Au"}}, "Au is said to be absent from phase 0, but the model has no Au"),
+        ({"absent": {0: "Xx"}}, "Xx"),
+        (
+            {"absent": {0: "Si"}, "compositions": {0: "MgSiO3"}},
+            "Si is said to be absent from phase 0, whose composition holds it",
+        ),
+    ],
+)
+def test_knowledge_that_cannot_be_used_is_refused(image, model, arguments, words):
+    with pytest.raises(ej.InputError, match=words):
+        ej.fit(image, model, 3, **arguments)

@@ -75,6 +75,8 @@ def decompose(
     max_steps: o.MaxSteps = 2000,
     tol: o.Tol = 0.1,
     max_seconds: o.MaxSeconds = None,
+    compositions: o.KnownCompositions = None,
+    absent: o.Absent = None,
     phase_names: o.PhaseNames = None,
     overwrite: o.Overwrite = False,
     *,
@@ -99,7 +101,8 @@ def decompose(
         names is None or number != "auto",
         "--phase-names names phases whose number is not known; give the number with --phases.",
     )
-    options = _fit_options(
+    known = _known(compositions, absent, number, names)
+    options = known | _fit_options(
         parse.choice(solver, tuple(_SOLVERS), "--solver"),
         None if start is None else parse.choice(start, _STARTS, "--start"),
         None if constraint is None else parse.choice(constraint, _CONSTRAINTS, "--constraint"),
@@ -183,7 +186,7 @@ def decompose(
         refined = refining(image, model, fitted)
         model = refined.refinement.model
     solution = fitted(model)
-    if names is not None:
+    if names is not None and not known:
         solution = renamed(solution, names)
     solution = recorded(solution, seed=seed)
     if refined is not None:
@@ -254,6 +257,31 @@ def recorded(solution: Solution, *, seed: int) -> Solution:
             jax_version=jax.__version__,
         )
     )
+
+
+def _known(
+    compositions: str | None,
+    absent: str | None,
+    number: int | Literal["auto"] | None,
+    names: list[str] | None,
+) -> dict[str, Any]:
+    """Arguments of `fit` where something is known of single phases, which need names then."""
+    if compositions is None and absent is None:
+        return {}
+    flag = "--compositions" if absent is None else "--absent"
+    check(
+        number != "auto",
+        f"{flag} tells of phases whose number is not known; give the number with --phases.",
+    )
+    names = names or [f"phase {a + 1}" for a in range(number or 1)]  # pyright: ignore
+    one_each = parse.of_phases(compositions, names, "--compositions")
+    twice = [name for name, formulas in one_each.items() if len(formulas) > 1]
+    check(not twice, f"--compositions gives {(twice or [''])[0]} two compositions; give one.")
+    return {
+        "compositions": {name: formulas[0] for name, formulas in one_each.items()},
+        "absent": parse.of_phases(absent, names, "--absent"),
+        "phase_names": names,
+    }
 
 
 def _named(text: str | None):

@@ -240,6 +240,18 @@ MaxSeconds = Annotated[
     float | None,
     _number("--max-seconds", "Stop the fit after so long, compilation included.", _FIT),
 ]
+KnownCompositions = Annotated[
+    str | None,
+    typer.Option(
+        "--compositions",
+        help="Known compositions of phases, which then keep that number (or name).",
+        rich_help_panel=_FIT,
+        metavar="1:MgSiO3,2:MgO",
+    ),
+]
+Absent = Annotated[
+    str | None, _text("Elements that phases have not, one by one.", _FIT, "2:Si,2:Ca")
+]
 PhaseNames = Annotated[
     str | None,
     _text("Names, in the order of the phases (most counts first).", _FIT, "A,B,C"),

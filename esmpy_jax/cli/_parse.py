@@ -48,6 +48,26 @@ def split_energies(text: str) -> dict[str, float]:
     return found
 
 
+def of_phases(text: str | None, names: Sequence[str], flag: str) -> dict[str, list[str]]:
+    """ "1:MgO,2:Si,2:Ca" -> {"phase 1": ["MgO"], "phase 2": ["Si", "Ca"]}.
+
+    - `names`: of the phases, in the order of their numbers; either means a phase.
+    """
+    found: dict[str, list[str]] = {}
+    for word in words(text):
+        phase, colon, what = (part.strip() for part in word.rpartition(":"))
+        numbered = phase.isdecimal() and phase not in names and 1 <= int(phase) <= len(names)
+        name = names[int(phase) - 1] if numbered else phase
+        check(
+            bool(colon and what) and name in names,
+            f"{flag} holds '{word}'; give the number of a phase, from 1 to {len(names)}, or its "
+            "name in --phase-names, a colon and what is known of it, such as "
+            f"{'1:MgSiO3' if 'comp' in flag else '2:Si'}.",
+        )
+        found.setdefault(name, []).append(what)
+    return found
+
+
 def choice(value: str, options: Sequence[str], flag: str) -> str:
     """The value in lower case, one of `options`."""
     found = value.strip().lower()

@@ -40,7 +40,7 @@ from ._choices import Choices, Judged, Parts, above_lowest, try_bins, try_smooth
 from ._frame import Frame, check_on_one_device
 from ._held_out import within_error
 from ._job import Job, again, best_of, continued, floored, purity_penalty
-from ._matched import MatchedStart
+from ._matched import matched
 from ._smoothing import Prior, scaled
 
 #: Most steps of the binned fit, unless more are asked for.
@@ -157,7 +157,7 @@ class CoarseToFine(eqx.Module):
             max_steps,
             ends,
             progress,
-            self.starts if fixed_weights is None else tuple(map(MatchedStart, self.starts)),
+            tuple(matched(start, fixed_weights, constraint) for start in self.starts),
             shares,
         )
         # before binning, so that W means counts per pixel in both fits

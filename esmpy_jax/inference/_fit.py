@@ -23,6 +23,7 @@ from ..objective import (
     SumToOneWeights,
     Unconstrained,
 )
+from ..objective._constraints import brightness_of_each
 from ..solve import (
     RESULTS,
     AbstractSolver,
@@ -36,9 +37,15 @@ from ..solve._solver import check_limits
 from ._coarse import CoarseToFine
 from ._identifiability import ambiguities
 from ._image import SpectrumImage
-from ._known import KnownComposition, known_phases, nan_where_free, wholly_fixed
+from ._known import (
+    KnownComposition,
+    absent_entries,
+    known_phases,
+    nan_where_free,
+    wholly_fixed,
+)
 from ._labelled import labelled
-from ._matched import MatchedStart
+from ._matched import matched
 from ._phase_number import count_phases
 from ._solution import Solution
 from ._warnings import (
@@ -60,6 +67,7 @@ def fit(
     fixed_weights: Any = None,
     fixed_abundances: Any = None,
     compositions: Mapping[int | str, KnownComposition] | None = None,
+    absent: Mapping[int | str, str | Sequence[str]] | None = None,
     phase_names: Sequence[str] | None = None,
     key: PRNGKeyArray | None = None,
     max_steps: int = 2000,
@@ -85,6 +93,7 @@ def fit(
     - `compositions`: of phases, by number from 0 or by name: a formula ("MgSiO3"), atoms of each
         element, or a `Composition`. Other elements are absent; the continuum, stray lines and the
         amount stay free.
+    - `absent`: elements that a phase has not, by its number from 0 or by name: `{1: "Si,Ca"}`.
     - `phase_names`: one for each phase. Phases come in the order of their counts, most first,
         unless names, fixed entries or a `GivenStart` say which is which.
     - `key`: for random starts; `jax.random.key(0)` by default. `max_steps` (at full resolution;
@@ -113,9 +122,10 @@ def fit(
             fixed_weights is None
             and fixed_abundances is None
             and phase_names is None
-            and not compositions,
-            "The number of phases cannot be found where entries, compositions or names of phases "
-            "are given; give it.",
+            and not compositions
+            and not absent,
+            "The number of phases cannot be found where entries, compositions, absent elements or "
+            "names of phases are given; give it.",
         )
         number = count_phases(
             image.counts,
@@ -146,9 +156,14 @@ def fit(
         constraint = SumToOneShares() if coarse_to_fine else Unconstrained()
     rows = np.flatnonzero([column.in_composition for column in model.columns])
     shape, known, given_compositions = (len(model.columns), n_phases), None, {}
+    if absent:
+        missing = absent_entries(absent, model, n_phases, names)
+        fixed_weights = np.where(missing, 0.0, nan_where_free(fixed_weights, shape))
     if compositions:
         known = known_phases(compositions, model, n_phases, names)
         given_compositions = known.record(model)
+        if absent:
+            known.check_present(missing, model)
         fixed_weights = nan_where_free(fixed_weights, shape)
         if isinstance(constraint, SumToOneWeights):  # whose W are fractions anyway
             fixed_weights[np.ix_(rows, known.phases)] = known.fractions
@@ -188,8 +203,8 @@ def fit(
         regulariser = NoRegulariser() if regulariser is None else regulariser
         if start is None:
             start = BinnedStart() if fixed_abundances is None else RandomStart()
-        if fixed_weights is not None and not isinstance(start, GivenStart):
-            start = MatchedStart(start)
+        if not isinstance(start, GivenStart):
+            start = matched(start, fixed_weights, constraint)
         fine = factorise(
             image.counts,
             basis,
@@ -220,6 +235,7 @@ def fit(
         "constraint": type(constraint).__name__,
         "regulariser": _words(fine.problem.regulariser),
         "compositions": given_compositions,
+        "absent": {} if not absent else _listed(missing, model),
         "phase_number": None if number is None else dataclasses.asdict(number),
         "choices": None if choices is None else dataclasses.asdict(choices),
         "purities": solver.purities_used(choices) if isinstance(solver, CoarseToFine) else None,
@@ -228,7 +244,10 @@ def fit(
         "max_seconds": max_seconds,
     }
     anchored = isinstance(start, GivenStart) or not (
-        names is None and fixed_weights is None and fixed_abundances is None
+        names is None
+        and fixed_weights is None
+        and fixed_abundances is None
+        and brightness_of_each(constraint) is None
     )
     coarse = isinstance(solver, CoarseToFine) and solver.coarse_steps is not None
     ended = ending(fine, judged, "coarse_steps of CoarseToFine" if coarse else "max_steps")
@@ -259,6 +278,16 @@ def _words(module: eqx.Module) -> str:
     numbers = {k: v for k, v in vars(module).items() if np.ndim(v) == 0 and v is not None}
     fields = ", ".join(f"{k}={float(v):g}" for k, v in numbers.items())
     return f"{type(module).__name__}({fields})"
+
+
+def _listed(missing: np.ndarray, model: AnyModel) -> dict[int, list[str]]:
+    """Elements that phases have not, by phase, as plain values for storage."""
+    numbers = [column.atomic_number or 0 for column in model.columns]
+    symbols = {e.atomic_number: e.symbol for e in model.elements}
+    return {
+        int(a): sorted({symbols[numbers[j]] for j in np.flatnonzero(missing[:, a])})
+        for a in np.flatnonzero(missing.any(0))
+    }
 
 
 def _percent(rows: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

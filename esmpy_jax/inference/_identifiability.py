@@ -253,10 +253,10 @@ def hidden_shares(
     """
     z = statistics.NormalDist().inv_cdf(1 - 0.05 / max(len(fractions), 1))
     most, least = fractions + z * errors, fractions - z * errors
-    there = least > 0
+    there = np.asarray(least > 0)
     ratios = most[:, :, None] / np.where(there, least, 1.0)[:, None, :]
     shares = np.where(there[:, None, :], ratios, 1.0).min(0, initial=1.0)
-    some = there.any(0)
+    some = np.atleast_1d(there.any(0))
     return np.where(some[:, None] & some[None, :] & ~np.eye(len(some), dtype=bool), shares, 0.0)
 
 

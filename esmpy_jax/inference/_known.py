@@ -1,4 +1,4 @@
-"""Phases of known composition: their elements in given ratios, their amount left free."""
+"""What is known of phases: compositions, whose amount is left free, and absent elements."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from .._arrays import as_floats, on_device
 from .._basis import Basis, Column, ColumnKind
 from .._checks import check
 from .._types import Weights
-from ..atomic import Composition
+from ..atomic import Composition, parse_elements
 from ..model import AnyModel
 from ..solve import Factorisation, Fixed, GivenStart, Problem
 
@@ -45,6 +45,17 @@ class KnownPhases:
             int(p): {s: float(x) for s, x in zip(symbols, own, strict=True) if x > 0}
             for p, own in zip(self.phases, self.fractions.T, strict=True)
         }
+
+    def check_present(self, missing: Bool[np.ndarray, "column phase"], model: AnyModel) -> None:
+        """Raise `InputError` where an element of a known composition is said to be absent."""
+        for p, own in zip(self.phases, self.fractions.T, strict=True):
+            bad = np.flatnonzero(missing[self.rows, p] & (own > 0))
+            symbol = model.elements[bad[0]].symbol if len(bad) else ""
+            check(
+                len(bad) == 0,
+                f"{symbol} is said to be absent from phase {p}, whose composition holds it; give "
+                "one of the two.",
+            )
 
     def extended(self, basis: Basis | Callable[[Any], Basis]) -> Basis | Callable[[Any], Basis]:
         """G with the further columns; of a function of W, a function of the longer W."""
@@ -124,21 +135,61 @@ def known_phases(
 
     Raises `InputError` for a phase or an element that there is not.
     """
+    check_mapping(compositions, "compositions", '{0: "MgSiO3"}')
     rows = np.flatnonzero([column.in_composition for column in model.columns])
     phases, fractions = [], []
     for key, amounts in compositions.items():
-        at = key
-        if isinstance(key, str) and names is not None and key in names:
-            at = list(names).index(key)
-        check(
-            isinstance(at, Integral) and 0 <= int(at) < n_phases,
-            f"A composition is given for the phase {key!r}; give its number, from 0 to "
-            f"{n_phases - 1}, or its name in phase_names.",
-        )
-        phases.append(int(at))
+        phases.append(_place(key, n_phases, names, "A composition is"))
         fractions.append(atomic_fractions(model, amounts, f"composition of phase {key!r}"))
     check(len(set(phases)) == len(phases), "A phase has two compositions; give one.")
     return KnownPhases(np.array(phases), np.stack(fractions, 1), rows, len(model.columns))
+
+
+def absent_entries(
+    absent: Mapping[int | str, str | Sequence[str]],
+    model: AnyModel,
+    n_phases: int,
+    names: Sequence[str] | None,
+) -> Bool[np.ndarray, "column phase"]:
+    """True for the entries of W of elements that phases, by number (from 0) or name, have not.
+
+    Raises `InputError` for a phase or an element that there is not.
+    """
+    check_mapping(absent, "absent", '{1: "Si,Ca"}')
+    numbers = np.array([column.atomic_number or 0 for column in model.columns])
+    own = np.array([column.kind is ColumnKind.ELEMENT for column in model.columns])
+    out = np.zeros((len(own), n_phases), bool)
+    for key, listed in absent.items():
+        place = _place(key, n_phases, names, "Absent elements are")
+        for element in parse_elements(listed):
+            rows = own & (numbers == element.atomic_number)
+            check(
+                bool(rows.any()),
+                f"{element.symbol} is said to be absent from phase {key!r}, but the model has no "
+                f"{element.symbol} among its elements; leave it out.",
+            )
+            out[rows, place] = True
+    return out
+
+
+def check_mapping(given: Any, name: str, example: str) -> None:
+    """Raise `InputError` for what is no mapping from phases."""
+    check(
+        isinstance(given, Mapping),
+        f"{name} is a {type(given).__name__}; give a mapping from phases to what is known of them, "
+        f"such as {name}={example}.",
+    )
+
+
+def _place(key: Any, n_phases: int, names: Sequence[str] | None, what: str) -> int:
+    """Which phase a number or a name means."""
+    at = list(names).index(key) if isinstance(key, str) and names and key in names else key
+    check(
+        isinstance(at, Integral) and not isinstance(at, bool) and 0 <= int(at) < n_phases,
+        f"{what} given for the phase {key!r}; give its number, from 0 to {n_phases - 1}, or its "
+        "name in phase_names.",
+    )
+    return int(at)
 
 
 def atomic_fractions(
@@ -153,6 +204,11 @@ def atomic_fractions(
     elif isinstance(amounts, Composition):
         composition = amounts
     else:
+        check(
+            isinstance(amounts, Mapping),
+            f'The {what} is {amounts!r}; give a formula such as "MgSiO3", or atoms of each element '
+            'such as {"Mg": 1, "Si": 1, "O": 3}.',
+        )
         composition = Composition.from_atomic(dict(amounts))
     symbols = [element.symbol for element in model.elements]
     own = np.zeros(len(symbols))

@@ -40,4 +40,5 @@ def scaled(prior: Prior, counts: float) -> float:
 def search_range(prior: Prior, counts_per_pixel: float) -> tuple[float, float, float, float]:
     """Least, first and largest strength, and the ratio of one to the next."""
     unit, power = scaled(prior, counts_per_pixel), 2 if prior == "laplacian" else 1
-    return (*(unit * x**power for x in (_LEAST, _FIRST, _MOST)), _RATIO**power)
+    least, first, most = (unit * x**power for x in (_LEAST, _FIRST, _MOST))
+    return least, first, most, _RATIO**power

@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from .._arrays import as_floats
+
 
 class AbstractConstraint(eqx.Module):
     """Which of the scale-fixing equalities holds; all entries are non-negative in any case."""
@@ -14,14 +16,28 @@ class Unconstrained(AbstractConstraint):
     """Non-negativity only."""
 
 
+def _brightness(value):
+    return None if value is None else as_floats(value)
+
+
 class SumToOneAbundances(AbstractConstraint):
     """`sum_a H[a, p] = 1` in every pixel; W carries the counts.
 
     - `brightness`: counts that each phase makes where it is alone at exposure one,
-        `sum_cj G[c, j] W[j, a]`, the same for all; `None` leaves them free. See `equally_bright`.
+        `sum_cj G[c, j] W[j, a]`: one number for all or one for each, all positive; `None` leaves
+        them free. Multiplicative updates and `VariableProjectionNewton` keep it, by scaling the
+        free entries of W.
     """
 
-    brightness: Float[Array, ""] | None = None
+    brightness: Float[Array, ""] | Float[Array, " phase"] | None = eqx.field(
+        default=None, converter=_brightness
+    )
+
+
+def brightness_of_each(constraint: AbstractConstraint) -> Float[Array, " phase"] | None:
+    """The brightness of a constraint that has one for each phase."""
+    bright = constraint.brightness if isinstance(constraint, SumToOneAbundances) else None
+    return None if bright is None or bright.ndim == 0 else bright
 
 
 class SumToOneShares(AbstractConstraint):

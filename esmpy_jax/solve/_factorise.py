@@ -80,6 +80,7 @@ def factorise(
         basis = Basis.from_matrix(basis)
     check_phases(counts, basis, n_phases, constraint)
     check_counts(counts)
+    _check_brightness(constraint, solver)
     if isinstance(constraint, SumToOneShares):
         counts, constraint = relative_to_counts(counts), SumToOneAbundances()
         constraint = as_bright_as(counts) if solver.keeps_brightness else constraint
@@ -246,9 +247,31 @@ def check_phases(
         not basis.depends_on_phase or basis.matrix.shape[0] == n_phases,
         f"G is given for {basis.matrix.shape[0]} phases but {n_phases} are asked for.",
     )
+    bright = constraint.brightness if isinstance(constraint, SumToOneAbundances) else None
+    check(
+        bright is None or bright.shape in ((), (n_phases,)),
+        f"The brightness of SumToOneAbundances has shape {None if bright is None else bright.shape}"
+        f"; give one number for all phases or {n_phases}, one for each.",
+    )
     check(
         not isinstance(constraint, SumToOneWeights) or bool(basis.composition_rows.any()),
         "SumToOneWeights needs at least one column of G in the composition.",
+    )
+
+
+def _check_brightness(constraint, solver):
+    bright = constraint.brightness if isinstance(constraint, SumToOneAbundances) else None
+    if bright is None:
+        return
+    known = np.asarray(bright)
+    check(
+        bool((np.isfinite(known) & (known > 0)).all()),
+        f"The brightness of SumToOneAbundances is {known.tolist()}; give positive counts.",
+    )
+    check(
+        solver.keeps_brightness or solver.holds_weights,
+        f"{type(solver).__name__} cannot keep the brightness of SumToOneAbundances; use "
+        "VariableProjectionNewton() or MultiplicativeUpdate().",
     )
 
 
