@@ -39,8 +39,8 @@ def main(arguments: list[str] | None = None) -> str:
     size, repeats = (32, 1) if options.quick else (128, options.repeats)
     program = pathlib.Path(sys.executable).with_name("esmpy-jax")
     rows = [
-        "| counts per pixel | without compiled programs, s (aim) | a new process that reads them, s "
-        "(aim) | a process that has them, s (aim) |",
+        "| counts per pixel | without compiled programs, s (aim) | a new process that reads them, "
+        "s (aim) | a process that has them, s (aim) |",
         "|---|---|---|---|",
     ]
     for dose, (cold_aim, warm_aim) in DOSES.items():
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> str:
                 for i, seconds in enumerate((cold, warm, warm)):
                     out = ["--out", pathlib.Path(folder) / f"out{i}"]
                     seconds.append(_run([program, *call, *out], cache / "fit"))
-                out = ["--out", pathlib.Path(folder) / "out"]
+                out = ["--out", pathlib.Path(folder) / "again"]
                 again += _several_times([*call, *out], cache / "fit")
         numbers = ((cold, cold_aim), (warm, warm_aim), (again, warm_aim))
         cells = " | ".join(f"{_range(seconds)} ({aim})" for seconds, aim in numbers)
@@ -96,7 +96,9 @@ def _in_this_process(call: list[str]) -> str:
     seconds = []
     for i in range(3):
         began = time.perf_counter()
-        app([*call[:-1], f"{call[-1]}{i}"], standalone_mode=False)
+        status = app([*call[:-1], f"{call[-1]}{i}"], standalone_mode=False)
+        if status:
+            raise SystemExit(status)
         seconds.append(time.perf_counter() - began)
     words = " ".join(f"{s:.3f}" for s in seconds[1:])
     print(words)
