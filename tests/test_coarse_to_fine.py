@@ -1,9 +1,13 @@
 """How many steps the binned fit may take, and what is said when they are too few."""
 
+import json
+
+import equinox as eqx
 import numpy as np
 import pytest
 
 import esmpy_jax as ej
+from esmpy_jax.cli._choices import choice_sentences
 from esmpy_jax.inference import _coarse
 
 AXIS = ej.EnergyAxis(0.4, 0.05, 60)
@@ -43,3 +47,24 @@ def test_more_steps_reach_the_binned_fit(problem, monkeypatch, coarse_steps, pol
     expected = f"did not converge in {10 + polish} steps; raise {raise_what} above that."
     assert solution.result.endswith(expected)
     assert any(sentence.endswith(expected) for sentence in solution.warnings)
+
+
+def test_the_strength_of_a_laplacian_is_chosen_too(problem):
+    """It grows like the counts, where that of a total variation grows like their root."""
+    image, model = problem
+    solver = ej.CoarseToFine(
+        factor=2, purity=1.0, prior="laplacian", absent_below=0.0, starts=(ej.RandomStart(),)
+    )
+    solution = ej.fit(image, model, 2, solver=solver)
+    stored = json.loads(solution.dataset.attrs["settings"])
+    choices, last = stored["choices"], stored["regulariser"]
+    assert choices["prior"] == "laplacian"
+    assert last == f"LaplacianSmoothness(strength={choices['smoothness']:g})"
+    tried = np.array(choices["smoothnesses"])
+    per_pixel = image.counts.total / 64  # within what was held out by chance
+    powers = np.log2(tried[:, 0] / per_pixel)
+    np.testing.assert_allclose(powers, powers.round(), atol=0.1)
+    assert tried[tried[:, 1].argmin(), 0] == pytest.approx(choices["smoothness"])
+    assert any("Laplacian smoothness of strength" in s for s in choice_sentences(solution))
+    with pytest.raises(ej.InputError, match='prior is \'tv\'; give "total variation" or "lapl'):
+        ej.fit(image, model, 2, solver=eqx.tree_at(lambda s: s.prior, solver, "tv"))
