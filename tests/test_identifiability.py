@@ -29,23 +29,23 @@ def percent(weights):
     return 100 * weights / weights.sum(0)
 
 
-def ambiguities_of(most, pure_first=True, draws=None, known=None):
+def ambiguities_of(most, pure_first=True, draws=None, known=None, brightness=None, weights=MATRIX):
     """Two phases, the second with shares up to `most`; counts as expected, or drawn."""
     rng = np.random.default_rng(0)
     shapes = rng.random((50, 4)) ** 4
     basis = shapes / shapes.sum(0)
     ramp = np.linspace(0 if pure_first else 0.2, most, 64)
     maps = np.stack([1 - ramp, ramp])
-    expected = SUMS * (basis @ MATRIX @ maps).T
+    expected = SUMS * (basis @ weights @ maps).T
     data = np.round(expected) if draws is None else np.random.default_rng(draws).poisson(expected)
     fit = factorise(
         as_counts(data.astype(int)),
         basis,
         2,
         solver=AbundanceNewton(),
-        start=GivenStart(jnp.asarray(SUMS * MATRIX, float), jnp.asarray(maps, float)),
-        constraint=SumToOneAbundances(),
-        fixed_weights=SUMS * MATRIX,
+        start=GivenStart(jnp.asarray(SUMS * weights, float), jnp.asarray(maps, float)),
+        constraint=SumToOneAbundances(brightness),
+        fixed_weights=SUMS * weights,
     )
     return ej.ambiguities(fit, percent, known)
 
@@ -74,6 +74,34 @@ def test_phases_with_pure_pixels_are_determined():
         for phase in ambiguities_of(1.0, draws=draws):
             assert phase.has_pure_pixels
             assert phase.is_determined
+
+
+def test_an_absent_element_closes_what_was_open():
+    """The first has a tenth of the third element, which the second is known to lack."""
+    lacks = np.zeros(MATRIX.shape, bool)
+    lacks[2, 1] = True
+    free, informed = (ambiguities_of(0.6, known=known)[1] for known in (None, lacks))
+    assert free.mixed_in[0] == pytest.approx(0.4, rel=0.03)
+    assert not free.is_determined
+    # 4000 counts of that element would be missed in a pixel of the first, of which 1 in 60 is seen
+    assert informed.mixed_in[0] < 0.05
+    assert informed.is_determined
+    lacks = np.zeros(MATRIX.shape, bool)
+    lacks[3, 0] = True  # of another phase: that says nothing
+    assert ambiguities_of(0.6, known=lacks)[1].mixed_in[0] == free.mixed_in[0]
+
+
+def test_a_known_brightness_closes_what_was_open():
+    """Both phases are equally bright: nothing. Were one twice as bright, mixtures would be, too."""
+    sums = SUMS * MATRIX.sum(0)
+    same = ambiguities_of(0.6, brightness=sums)[1]
+    assert same.mixed_in[0] == pytest.approx(0.4, rel=0.05)
+    uneven = MATRIX * [2, 1]
+    free = ambiguities_of(0.6, weights=uneven)[1]
+    informed = ambiguities_of(0.6, brightness=SUMS * uneven.sum(0), weights=uneven)[1]
+    assert not free.is_determined
+    assert informed.mixed_in[0] < 0.02
+    assert informed.is_determined
 
 
 def test_no_more_of_a_phase_can_be_hidden_than_there_is_of_its_elements():

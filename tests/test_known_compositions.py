@@ -181,7 +181,7 @@ def test_fixing_every_element_would_fix_the_counts(image, model):
 
 
 def test_no_number_of_phases_is_looked_for_where_some_are_known(image, model):
-    with pytest.raises(ej.InputError, match="absent elements or names of phases"):
+    with pytest.raises(ej.InputError, match="counts or names of single phases"):
         ej.fit(image, model, "auto", compositions={0: "MgO"})
 
 

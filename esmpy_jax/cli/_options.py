@@ -249,9 +249,7 @@ KnownCompositions = Annotated[
         metavar="1:MgSiO3,2:MgO",
     ),
 ]
-Absent = Annotated[
-    str | None, _text("Elements that phases have not, one by one.", _FIT, "2:Si,2:Ca")
-]
+Absent = Annotated[str | None, _text("Elements that phases have not.", _FIT, "2:Si,Ca,3:Al")]
 PhaseNames = Annotated[
     str | None,
     _text("Names, in the order of the phases (most counts first).", _FIT, "A,B,C"),

@@ -49,13 +49,16 @@ def split_energies(text: str) -> dict[str, float]:
 
 
 def of_phases(text: str | None, names: Sequence[str], flag: str) -> dict[str, list[str]]:
-    """ "1:MgO,2:Si,2:Ca" -> {"phase 1": ["MgO"], "phase 2": ["Si", "Ca"]}.
+    """ "1:Mg,2:Si,Ca" -> {"phase 1": ["Mg"], "phase 2": ["Si", "Ca"]}.
 
     - `names`: of the phases, in the order of their numbers; either means a phase.
     """
     found: dict[str, list[str]] = {}
+    last = ""
     for word in words(text):
         phase, colon, what = (part.strip() for part in word.rpartition(":"))
+        if not colon and last:
+            phase, colon = last, ":"
         numbered = phase.isdecimal() and phase not in names and 1 <= int(phase) <= len(names)
         name = names[int(phase) - 1] if numbered else phase
         check(
@@ -65,6 +68,7 @@ def of_phases(text: str | None, names: Sequence[str], flag: str) -> dict[str, li
             f"{'1:MgSiO3' if 'comp' in flag else '2:Si'}.",
         )
         found.setdefault(name, []).append(what)
+        last = name
     return found
 
 

@@ -330,8 +330,8 @@ def _choices(solution: Solution, pictures: dict[str, bytes]) -> str:
         "What the counts decide",
         "Settings were chosen by counts held out of the fit. The table says which mixtures of the "
         "phases fit the counts as well (within 95 %, one phase mixed with one other at a time), "
-        "and what of other phases the purest pixels, taken for pure, leave open. That the purest "
-        "pixels of a phase are pure is an assumption: a phase that always holds a part of another "
+        "and what of other phases the purest pixels, taken for pure, leave open. That they are "
+        "pure is an assumption, of the verdict, too: a phase that always holds a part of another "
         "one makes the same counts as a pure one of another composition. The last column but one "
         "bounds that part: no more of another phase can be inside than there is of any of its "
         "elements.",

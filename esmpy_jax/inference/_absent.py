@@ -95,7 +95,8 @@ def is_absent(
     shares: Float[np.ndarray, "phase pool"], errors: Float[np.ndarray, "phase pool"], level: float
 ) -> Bool[np.ndarray, "phase pool"]:
     """Where a share counts as none: below `level` errors and a tenth, and not the largest."""
-    return (shares < np.minimum(level * errors, MOST_ABSENT)) & (shares < shares.max(0))
+    least = np.minimum(level * errors, MOST_ABSENT) if level > 0 else 0.0
+    return (shares < least) & (shares < shares.max(0))
 
 
 def pool_penalty(

@@ -123,9 +123,10 @@ def fit(
             and fixed_abundances is None
             and phase_names is None
             and not compositions
-            and not absent,
-            "The number of phases cannot be found where entries, compositions, absent elements or "
-            "names of phases are given; give it.",
+            and not absent
+            and (constraint is None or brightness_of_each(constraint) is None),
+            "The number of phases cannot be found where entries, compositions, absent elements, "
+            "counts or names of single phases are given; give it.",
         )
         number = count_phases(
             image.counts,
@@ -158,13 +159,20 @@ def fit(
     shape, known, given_compositions = (len(model.columns), n_phases), None, {}
     if absent:
         missing = absent_entries(absent, model, n_phases, names)
-        fixed_weights = np.where(missing, 0.0, nan_where_free(fixed_weights, shape))
+        fixed_weights = nan_where_free(fixed_weights, shape)
+        check(
+            not (missing & (fixed_weights > 0)).any(),
+            "fixed_weights holds an element that is said to be absent from its phase; give one of "
+            "the two.",
+        )
+        fixed_weights = np.where(missing, 0.0, fixed_weights)
     if compositions:
         known = known_phases(compositions, model, n_phases, names)
         given_compositions = known.record(model)
         if absent:
             known.check_present(missing, model)
         fixed_weights = nan_where_free(fixed_weights, shape)
+        known.check_free(fixed_weights)
         if isinstance(constraint, SumToOneWeights):  # whose W are fractions anyway
             fixed_weights[np.ix_(rows, known.phases)] = known.fractions
             known = None
@@ -233,6 +241,7 @@ def fit(
         "solver": _solvers(solver),
         "start": repr(start),
         "constraint": type(constraint).__name__,
+        "brightness": _brightness(constraint),
         "regulariser": _words(fine.problem.regulariser),
         "compositions": given_compositions,
         "absent": {} if not absent else _listed(missing, model),
@@ -278,6 +287,12 @@ def _words(module: eqx.Module) -> str:
     numbers = {k: v for k, v in vars(module).items() if np.ndim(v) == 0 and v is not None}
     fields = ", ".join(f"{k}={float(v):g}" for k, v in numbers.items())
     return f"{type(module).__name__}({fields})"
+
+
+def _brightness(constraint: AbstractConstraint) -> list[float] | None:
+    """That of each phase, if it is known."""
+    bright = brightness_of_each(constraint)
+    return None if bright is None else np.asarray(bright, float).tolist()
 
 
 def _listed(missing: np.ndarray, model: AnyModel) -> dict[int, list[str]]:

@@ -10,8 +10,9 @@ in pixels that hold a without b; taking away ends where a weight of d_a' becomes
 element that a lacks. With noise both ends are soft: t is allowed as long as the best H for it costs
 at most `TOLERANCE` nats more than the best H for t = 0 (a profile likelihood with the other spectra
 held). For t > 0 the likelihood of each pixel is taken as the quadratic around its best H, which
-leaves a small problem with bounds for every t. Then all other phases are mixed in, or taken
-away, at once, each by the same part of its own limit.
+leaves a small problem with bounds for every t. Mixtures keep what is known of a phase, its held
+entries and its brightness: where that costs more than `TOLERANCE`, t ends earlier. Then all other
+phases are mixed in, or taken away, at once, each by the same part of its own limit.
 
 All this is asked of pixels pooled by what the maps say they hold (`pooled_by_shares`).
 
@@ -33,10 +34,11 @@ import jax.random as jr
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from .._arrays import as_floats, as_ints
+from .._arrays import as_floats, as_ints, on_device
 from .._basis import Basis
 from .._types import Abundances, Endmembers, Scalar, Weights
 from ..objective import NoRegulariser, pixel_excess
+from ..objective._constraints import brightness_of_each
 from ..solve import Factorisation, Problem
 from ..solve._abundance_newton import LocalModel, settled_abundances
 from ..solve._pixel_quadratics import bounded_minimum, product
@@ -134,7 +136,8 @@ def ambiguities(
     - `fit`: of the image, with abundances that sum to one; its likelihood alone is asked, without
         penalties.
     - `composition`: at% of each phase from W.
-    - `known`: True for the entries of W that were given; no mixture changes them.
+    - `known`: True for the entries of W that were given; no mixture changes them, nor the
+        brightness of a phase where the constraint of the fit has one for each.
     - `key`: of the draw by which the counts are halved (see `judged_pools`); `jax.random.key(0)` by
         default.
     """
@@ -154,10 +157,17 @@ def ambiguities(
     found = composition(weights)
     base, abundances, model = _settled(problem, spectra, start)
 
-    def cost(a: int, t: np.ndarray) -> float:
+    bright = brightness_of_each(fit.problem.constraint)
+    held = None if known is None or not known.any() else on_device(known)
+
+    def cost(a: int, t: np.ndarray, knowing: bool = True) -> float:
         numbers = as_ints(a), as_floats(t)  # arrays: one program for all of them
-        other = mixture(fit.basis, fit.weights, spectra, abundances, *numbers)
+        more = (held, bright) if knowing else (None, None)
+        other = mixture(fit.basis, fit.weights, spectra, abundances, *numbers, *more)
         return float(_settled(problem, *other)[0]) - float(base)
+
+    def of_knowing(a: int, t: np.ndarray) -> float:
+        return cost(a, t) - cost(a, t, knowing=False)
 
     shares = np.asarray(abundances)
     pure, total = pure_counts(counts, shares), max(float(counts.total), 1.0)
@@ -177,8 +187,12 @@ def ambiguities(
             return composition(new if known is None else np.where(known, weights, new))[:, a]
 
         others = [b for b in range(n) if b != a]
+        informed = bright is not None or (known is not None and bool(known[:, a].any()))
         for b in others:
             inward[b] = _mixed_in(model, abundances, a, b)
+            if informed and inward[b] > 0:
+                most = inward[b] * np.eye(n)[b]
+                inward[b] *= _part(lambda s, a=a, most=most: of_knowing(a, s * most))
             if anchored and judged is not None:
                 spectra_of = mixtures(fit.basis, weights, np.asarray(spectra, np.float64), a, b)
                 settled[b], *unsettled[b] = left_open(spectra_of, judged, a, pure[a] * total)
@@ -246,8 +260,8 @@ def hidden_shares(
     """The largest share of its atoms that each phase could have from another one, in every pixel.
 
     `t = min_j (x_ja + z s_ja) / (x_jb - z s_jb)` over the elements j that phase b surely has, at
-    most 1, where z makes it an upper limit of 95 % for all elements together (Bonferroni). Zero on
-    the diagonal and for phases without atoms.
+    most 1, where z makes it an upper limit of 95 % for all elements together (Bonferroni). The
+    other phase is taken as found. Zero on the diagonal and for phases without atoms.
 
     - `fractions`, `errors`: atomic fractions x and their standard errors s.
     """
@@ -256,7 +270,8 @@ def hidden_shares(
     there = np.asarray(least > 0)
     ratios = most[:, :, None] / np.where(there, least, 1.0)[:, None, :]
     shares = np.where(there[:, None, :], ratios, 1.0).min(0, initial=1.0)
-    some = np.atleast_1d(there.any(0))
+    shares = np.nan_to_num(shares, nan=1.0)
+    some = np.atleast_1d(fractions.sum(0) > 0)
     return np.where(some[:, None] & some[None, :] & ~np.eye(len(some), dtype=bool), shares, 0.0)
 
 
@@ -268,10 +283,14 @@ def mixture(
     abundances: Abundances,
     a: Int[Array, ""],
     shares: Float[Array, " phase"],
+    held: Bool[Array, "column phase"] | None = None,
+    bright: Float[Array, " phase"] | None = None,
 ) -> tuple[Endmembers, Abundances]:
     """Spectra and H with shares of the other phases in phase a, weights cut off at zero.
 
     The sum of the abundances of a pixel is kept, and none is left at zero.
+
+    - `held`: entries of W that stay; `bright`: what the spectrum of each phase adds up to.
     """
     is_a = jnp.arange(weights.shape[1]) == a
     shares = jnp.where(is_a, 0.0, shares)
@@ -283,12 +302,17 @@ def mixture(
         return jnp.where(is_a[None, :], left * one + others, x)
 
     wanted = mixed(weights)
-    cut = basis.endmembers(jnp.maximum(-wanted, 0.0))
+    new = mixed(spectra) + basis.endmembers(jnp.maximum(-wanted, 0.0))
+    if held is not None:
+        known = jnp.where(held, weights, jnp.maximum(wanted, 0.0))
+        new = jnp.where(is_a[None, :], basis.endmembers(known), new)
+    if bright is not None:
+        new = jnp.where(is_a[None, :], new * (bright / new.sum(0))[None, :], new)
     h = jnp.where(is_a[:, None], abundances, 0.0).sum(0, keepdims=True) / left
     plain = jnp.where(is_a[:, None], h, abundances - shares[:, None] * h)
     total = abundances.sum(0, keepdims=True)
     plain = jnp.maximum(plain, 1e-4 * total)
-    return mixed(spectra) + cut, plain * (total / plain.sum(0, keepdims=True))
+    return new, plain * (total / plain.sum(0, keepdims=True))
 
 
 def _mixed_in(model, abundances, a, b) -> float:

@@ -29,11 +29,12 @@ class KnownPhases:
     this phase alone has, and its own elements are held at zero. So its amount and its continuum are
     as free as those of any other phase, whatever the gauge of W.
 
-    - `phases`: which ones. `fractions`: atomic fractions of each.
+    - `phases`: which ones, and `keys`, what they are called. `fractions`: atomic fractions of each.
     - `rows`: of W that are atomic fractions. `n_columns`: of G without the further ones.
     """
 
     phases: Int[np.ndarray, " known"]
+    keys: tuple[int | str, ...]
     fractions: Float[np.ndarray, "element known"]
     rows: Int[np.ndarray, " element"]
     n_columns: int
@@ -48,13 +49,21 @@ class KnownPhases:
 
     def check_present(self, missing: Bool[np.ndarray, "column phase"], model: AnyModel) -> None:
         """Raise `InputError` where an element of a known composition is said to be absent."""
-        for p, own in zip(self.phases, self.fractions.T, strict=True):
-            bad = np.flatnonzero(missing[self.rows, p] & (own > 0))
-            symbol = model.elements[bad[0]].symbol if len(bad) else ""
+        for p, key, own in zip(self.phases, self.keys, self.fractions.T, strict=True):
+            for j in np.flatnonzero(missing[self.rows, p] & (own > 0)):
+                check(
+                    False,
+                    f"{model.elements[j].symbol} is said to be absent from {_named(key)}, whose "
+                    "composition holds it; give one of the two.",
+                )
+
+    def check_free(self, fixed_weights: Float[np.ndarray, "column phase"]) -> None:
+        """Raise `InputError` where an entry that a known composition decides is held, too."""
+        for p, key in zip(self.phases, self.keys, strict=True):
             check(
-                len(bad) == 0,
-                f"{symbol} is said to be absent from phase {p}, whose composition holds it; give "
-                "one of the two.",
+                not (fixed_weights[self.rows, p] > 0).any(),
+                f"The composition of {_named(key)} is given, and fixed_weights holds elements of "
+                "it, too; give one of the two.",
             )
 
     def extended(self, basis: Basis | Callable[[Any], Basis]) -> Basis | Callable[[Any], Basis]:
@@ -140,9 +149,10 @@ def known_phases(
     phases, fractions = [], []
     for key, amounts in compositions.items():
         phases.append(_place(key, n_phases, names, "A composition is"))
-        fractions.append(atomic_fractions(model, amounts, f"composition of phase {key!r}"))
+        fractions.append(atomic_fractions(model, amounts, f"composition of {_named(key)}"))
     check(len(set(phases)) == len(phases), "A phase has two compositions; give one.")
-    return KnownPhases(np.array(phases), np.stack(fractions, 1), rows, len(model.columns))
+    keys = tuple(compositions)
+    return KnownPhases(np.array(phases), keys, np.stack(fractions, 1), rows, len(model.columns))
 
 
 def absent_entries(
@@ -161,11 +171,15 @@ def absent_entries(
     out = np.zeros((len(own), n_phases), bool)
     for key, listed in absent.items():
         place = _place(key, n_phases, names, "Absent elements are")
+        check(
+            isinstance(listed, str | list | tuple) and len(listed) > 0,
+            f'The elements absent from {_named(key)} are {listed!r}; give some, such as "Si,Ca".',
+        )
         for element in parse_elements(listed):
             rows = own & (numbers == element.atomic_number)
             check(
                 bool(rows.any()),
-                f"{element.symbol} is said to be absent from phase {key!r}, but the model has no "
+                f"{element.symbol} is said to be absent from {_named(key)}, but the model has no "
                 f"{element.symbol} among its elements; leave it out.",
             )
             out[rows, place] = True
@@ -179,6 +193,11 @@ def check_mapping(given: Any, name: str, example: str) -> None:
         f"{name} is a {type(given).__name__}; give a mapping from phases to what is known of them, "
         f"such as {name}={example}.",
     )
+
+
+def _named(key: Any) -> str:
+    """A phase by what the caller calls it."""
+    return key if isinstance(key, str) else f"phase {key}"
 
 
 def _place(key: Any, n_phases: int, names: Sequence[str] | None, what: str) -> int:

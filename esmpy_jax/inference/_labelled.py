@@ -117,7 +117,7 @@ def labelled(
         *of_inputs(image, model),
         *of_dose(model, parameters, areal["mass_thickness"][1] if areal else None, pixel_counts),
         *of_misfit(model, counts_sum, fit_sum.sum(1)),
-        *of_phases(names, symbols, atomic_error, barren),
+        *of_phases(names, symbols, atomic_error, barren, settings["compositions"]),
         *of_ambiguity(names, symbols, unclear, barren),
         *of_ranges(names, symbols, unclear, low, high, told),
         *more,

@@ -153,9 +153,12 @@ def _fitted(
     least = _OFF_ZERO * np.sqrt(np.nan_to_num(np.maximum(variance, 0.0)))
     least = least / plane[None, :] if summed else least
     given = data["H_free"].values.reshape(maps.shape) == -1
+    constraint = _CONSTRAINTS[name]()
+    if settings.get("brightness"):
+        constraint = SumToOneAbundances(as_floats(settings["brightness"]))
     common = _Fitted(
         solution.basis,
-        _CONSTRAINTS[name](),
+        constraint,
         NoRegulariser() if regulariser is None else regulariser,
         weights,
         np.maximum(weights, least),
@@ -235,6 +238,7 @@ def _extended(
     symbols = [str(name) for name in solution.dataset["element"].values]
     known = KnownPhases(
         np.array([int(p) for p in record]),
+        tuple(record),
         np.array([[own.get(s, 0.0) for s in symbols] for own in record.values()]).T,
         np.flatnonzero(fitted.basis.composition_rows),
         fitted.basis.n_columns,

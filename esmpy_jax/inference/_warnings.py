@@ -1,6 +1,6 @@
 """What a reader of a result should know before believing its numbers, as sentences."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -163,9 +163,18 @@ def of_phases(
     elements: Sequence[str],
     error: Float[np.ndarray, "element phase"],
     barren: Bool[np.ndarray, " phase"],
+    given: Iterable[int] = (),
 ) -> list[str]:
-    """Phases without elements, or with standard errors that are too large to be of use."""
-    out = []
+    """Phases without elements, or with standard errors that are too large to be of use.
+
+    - `given`: phases whose compositions were given.
+    """
+    out = [
+        f"The composition given for {names[a]} does not fit: none of the counts are taken for it; "
+        "see whether it is right, or leave it out."
+        for a in given
+        if barren[a]
+    ]
     without = [name for name, none in zip(names, barren, strict=True) if none]
     if without:
         holds, empty, amount = (
@@ -228,7 +237,7 @@ def of_ambiguity(
             f"well, which changes {element} by up to {open_.change:.0f} at%, and more if some are "
             "added and others taken away; which of them is given the purity of the pixels decides, "
             f"not the counts.{lacks} A known composition "
-            "(compositions) or an absent element (fixed_weights) would settle it."
+            "(compositions) or an absent element (absent) would settle it."
         )
     return out
 

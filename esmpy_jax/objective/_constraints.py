@@ -3,9 +3,11 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from .._arrays import as_floats
+from .._checks import check
 
 
 class AbstractConstraint(eqx.Module):
@@ -17,7 +19,18 @@ class Unconstrained(AbstractConstraint):
 
 
 def _brightness(value):
-    return None if value is None else as_floats(value)
+    if value is None or isinstance(value, jax.Array):
+        return value
+    try:
+        known = np.asarray(value, float)
+    except (TypeError, ValueError):
+        known = None
+    check(
+        known is not None,
+        f"The brightness of SumToOneAbundances is {value!r}; give counts, one number or one for "
+        "each phase.",
+    )
+    return as_floats(known)
 
 
 class SumToOneAbundances(AbstractConstraint):

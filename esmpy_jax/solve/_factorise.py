@@ -80,7 +80,8 @@ def factorise(
         basis = Basis.from_matrix(basis)
     check_phases(counts, basis, n_phases, constraint)
     check_counts(counts)
-    _check_brightness(constraint, solver)
+    known = as_fixed(fixed_weights, (basis.n_columns, n_phases), "fixed_weights")
+    _check_brightness(constraint, solver, basis, known)
     if isinstance(constraint, SumToOneShares):
         counts, constraint = relative_to_counts(counts), SumToOneAbundances()
         constraint = as_bright_as(counts) if solver.keeps_brightness else constraint
@@ -89,7 +90,7 @@ def factorise(
         basis,
         constraint,
         regulariser,
-        as_fixed(fixed_weights, (basis.n_columns, n_phases), "fixed_weights"),
+        known,
         as_fixed(fixed_abundances, (n_phases, counts.n_pixels), "fixed_abundances"),
     )
     check_fixed(problem)
@@ -259,7 +260,7 @@ def check_phases(
     )
 
 
-def _check_brightness(constraint, solver):
+def _check_brightness(constraint, solver, basis, fixed):
     bright = constraint.brightness if isinstance(constraint, SumToOneAbundances) else None
     if bright is None:
         return
@@ -272,6 +273,15 @@ def _check_brightness(constraint, solver):
         solver.keeps_brightness or solver.holds_weights,
         f"{type(solver).__name__} cannot keep the brightness of SumToOneAbundances; use "
         "VariableProjectionNewton() or MultiplicativeUpdate().",
+    )
+    if fixed is None or solver.holds_weights:
+        return
+    held = (np.asarray(basis.column_sums) * np.where(fixed.mask, fixed.values, 0.0)).sum(0)
+    check(
+        bool((held <= known * (1 + 1e-6)).all()),
+        f"The fixed entries of W alone make {held.max():.6g} counts, more than the brightness of "
+        "their phase; lower them, or give its composition (compositions), which leaves the amount "
+        "free.",
     )
 
 
