@@ -62,6 +62,23 @@ def fitted(request, scan, tmp_path_factory):
     return out, said, request.param
 
 
+@pytest.mark.slow
+def test_what_is_known_of_phases_stays(scan, tmp_path):
+    """By number and by name; a composition without errors, an element that is not there."""
+    out = tmp_path / "known"
+    known = ("--phase-names", "a,b:c,d", "--compositions", "1:MgSiO3", "--absent", "b:c:Si,Fe,3:Fe")
+    run(*fit_words(scan, out, *known))
+    with (out / "composition.csv").open(newline="", encoding="utf-8") as file:
+        table = {(row["phase"], row["element"]): row for row in csv.DictReader(file)}
+    for element, percent in (("Mg", 20.0), ("Si", 20.0), ("O", 60.0), ("Fe", 0.0)):
+        row = table["a", element]
+        assert float(row["at%"]) == pytest.approx(percent, abs=1e-3)
+        assert float(row["at% stderr"]) < 1e-3
+    for key in (("b:c", "Si"), ("b:c", "Fe"), ("d", "Fe")):
+        assert float(table[key]["at%"]) == 0
+    assert float(table["d", "Si"]["at%"]) > 0
+
+
 def test_fit_writes_everything(fitted):
     out, said, precision = fitted
     assert {path.name for path in out.iterdir()} == FILES | PICTURES
