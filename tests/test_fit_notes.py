@@ -82,3 +82,9 @@ def test_errors_that_are_not_known_are_said():
     assert notes[2].startswith("The standard errors of c are not known")
     (note,) = of_phases(list("ab"), ["O"], np.zeros((1, 2)), np.array([True, True]))
     assert note.startswith("a and b contain practically no element of the sample: their")
+
+
+def test_a_given_composition_without_counts_is_said():
+    barren = np.array([False, True, True])
+    first, _ = of_phases(list("abc"), ["O"], np.zeros((1, 3)), barren, given=[0, 1])
+    assert first.startswith("The composition given for b does not fit")

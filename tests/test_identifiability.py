@@ -117,6 +117,11 @@ def test_no_more_of_a_phase_can_be_hidden_than_there_is_of_its_elements():
     assert (found[2] == 0).all()  # a phase without atoms
     assert (found[:, 2] == 0).all()
     assert hidden_shares(mixed, exact + 0.01)[0, 1] > found[0, 1]
+    # nothing is known of a phase with errors as large as itself, or none: anything may be hidden
+    for errors in (0.9, np.nan):
+        vague = exact.copy()
+        vague[:, 0] = errors
+        assert hidden_shares(mixed, vague)[0, 1] == 1.0
 
 
 def test_the_bound_of_what_is_hidden_holds_with_noise():

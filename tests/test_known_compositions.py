@@ -253,6 +253,20 @@ def test_a_brightness_that_cannot_be_kept_is_refused(brightness, solver, words):
         )
 
 
+def test_fixed_entries_brighter_than_the_brightness_are_refused():
+    brightness = np.array([3e2, 1e2])
+    counts, basis, *_ = mixed_image(np.random.default_rng(0), brightness)
+    fixed = np.full((4, 2), np.nan)
+    fixed[0, 1] = 150.0
+    constraint = SumToOneAbundances(brightness=brightness)
+    with pytest.raises(ej.InputError, match="fixed entries of W alone make 150 counts"):
+        ej.factorise(counts, basis, 2, constraint=constraint, fixed_weights=fixed)
+    with pytest.raises(ej.InputError, match="factorise_batches cannot keep the brightness"):
+        ej.factorise_batches([counts], basis, 2, constraint=constraint)
+    with pytest.raises(ej.InputError, match="brightness of SumToOneAbundances is 'bright'; give"):
+        SumToOneAbundances(brightness="bright")
+
+
 @pytest.mark.slow
 def test_absent_elements_are_absent_by_number_and_by_name(image, model):
     solution = ej.fit(image, model, 3, absent={1: "Si,Ca"})

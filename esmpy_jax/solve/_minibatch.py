@@ -135,6 +135,10 @@ def factorise_batches(
     _check_options(batches, basis, solver, inner, warm_up, max_epochs, regulariser)
     basis = basis if isinstance(basis, Basis) else Basis.from_matrix(basis)
     fixed = as_fixed(fixed_weights, (basis.n_columns, n_phases), "fixed_weights")
+    check(
+        not isinstance(constraint, SumToOneAbundances) or constraint.brightness is None,
+        "factorise_batches cannot keep the brightness of SumToOneAbundances; leave it out.",
+    )
     source = _Source(batches, isinstance(constraint, SumToOneShares))
     if isinstance(constraint, SumToOneShares):
         constraint = SumToOneAbundances()
