@@ -8,7 +8,8 @@ import pytest
 
 import esmpy_jax as ej
 from esmpy_jax.cli._choices import choice_sentences
-from esmpy_jax.inference import _coarse
+from esmpy_jax.inference import _coarse, _job
+from esmpy_jax.solve import factorise
 
 AXIS = ej.EnergyAxis(0.4, 0.05, 60)
 
@@ -47,6 +48,33 @@ def test_more_steps_reach_the_binned_fit(problem, monkeypatch, coarse_steps, pol
     expected = f"did not converge in {10 + polish} steps; raise {raise_what} above that."
     assert solution.result.endswith(expected)
     assert any(sentence.endswith(expected) for sentence in solution.warnings)
+
+
+def test_held_weights_and_brightness_belong_to_the_counts_that_are_fitted(problem, monkeypatch):
+    """A fit to four fifths of the counts has four fifths of what was given for all of them."""
+    image, model = problem
+    seen = []
+
+    def recorded(counts, basis, n_phases, **options):
+        bright, given = np.asarray(options["constraint"].brightness), options["fixed_weights"]
+        seen.append((counts.total, bright[0], np.asarray(given, float)))
+        return factorise(counts, basis, n_phases, **options)
+
+    monkeypatch.setattr(_job, "factorise", recorded)
+    total, mean = image.counts.total, image.counts.total / 64
+    held = np.full((len(model.columns), 2), np.nan)
+    held[0, 0] = 1e-3 * mean
+    constraint = ej.SumToOneAbundances(brightness=[mean, 1.1 * mean])
+    solver = ej.CoarseToFine(factor=2, purity=1.0, absent_below=0.0, starts=(ej.RandomStart(),))
+    ej.fit(image, model, 2, solver=solver, constraint=constraint, fixed_weights=held)
+    assert {round(float(bright / mean), 3) for _, bright, _ in seen} == {0.8, 1.0}
+    of_bins = [np.isnan(given).any() for *_, given in seen]  # the maps hold all of W
+    assert any(of_bins)
+    for (counted, bright, given), free in zip(seen, of_bins, strict=True):
+        share = float(bright / mean)
+        assert counted / total == pytest.approx(share, abs=0.02)  # drawn photon by photon
+        if free:
+            assert given[0, 0] == pytest.approx(share * held[0, 0])
 
 
 def test_the_strength_of_a_laplacian_is_chosen_too(problem):

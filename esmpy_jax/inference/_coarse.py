@@ -180,13 +180,14 @@ class CoarseToFine(eqx.Module):
         tried = self._factors(parts.train, parts.scan_shape)
         # the first two are always tried
         bins = Bins(whole, [tried[:2], *([f] for f in tried[2:])])
+        part = job.of_share(1 - self.held_out)
         found, parts, factors = self._searched(
-            job, parts, bins, tried, purities, regulariser, steps
+            part, parts, bins, tried, purities, regulariser, steps
         )
         absent, absents = 0.0, ()
         if self.absent_below > 0:
             absent, absents = try_absent(
-                job, parts, bins, found, self.absent_below, min(purities), steps, regulariser
+                part, parts, bins, found, self.absent_below, min(purities), steps, regulariser
             )
         scale = scaled(self.prior, 1 / (1 - self.held_out))
         smoothness = None if found.smoothness is None else scale * found.smoothness

@@ -71,6 +71,17 @@ class Job:
         """Whether no time is left."""
         return self.left == 0.0
 
+    def of_share(self, share: float) -> "Job":
+        """The same job on so large a share of the counts, of which held W and brightness are."""
+        constraint, held = self.constraint, self.fixed_weights
+        if isinstance(constraint, SumToOneAbundances) and constraint.brightness is not None:
+            constraint = SumToOneAbundances(share * constraint.brightness)
+        if isinstance(held, Fixed):
+            held = Fixed(held.mask, share * held.values)
+        elif held is not None:
+            held = share * np.asarray(held, float)
+        return dataclasses.replace(self, constraint=constraint, fixed_weights=held)
+
     def binned(
         self,
         counts: AbstractCounts,
