@@ -1,11 +1,11 @@
 """W fitted again to pixels pooled by the maps, without the phases that are absent from a pool."""
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
 from .._arrays import as_floats
+from .._seldom import seldom_run
 from .._types import Abundances, Endmembers
 from ..objective import AbstractCounts, AbstractRegulariser, exposure_or_one
 from ..solve import Factorisation, GivenStart
@@ -131,7 +131,7 @@ def errors_by(
     return np.where(known > 1e-6 * own.max(0), 1 / np.sqrt(np.maximum(known, 1e-300)), np.inf)
 
 
-@eqx.filter_jit
+@seldom_run
 def _share_information(counts, endmembers, abundances):
     """The information that the counts of each pool hold on its abundances (phase, phase, pool)."""
     _, second = counts.pixel_moments(endmembers, abundances, exposure_or_one(counts))

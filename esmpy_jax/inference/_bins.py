@@ -21,6 +21,9 @@ FEW = 2**20
 #: there they cost some seconds more, and another program takes about ten to compile.
 SHARED_UP_TO = 2**21
 
+#: Largest grid of bins for pools, as a multiple of their number.
+_ROOM = 4
+
 
 class Bins:
     """`bins(counts, factor)` is the binned image or a part of it, in shapes that they share.
@@ -99,13 +102,16 @@ class Bins:
     ) -> tuple[AbstractCounts, Float[np.ndarray, "phase pool"]]:
         """`pooled_by_shares`, into as many pools for a part as for the whole image.
 
-        They fill a grid of bins that are stored densely, if there is one with as many places as
-        `number_of_pools` says or up to half fewer, so that they run the program of the bins.
+        They lie in a grid of bins that are stored densely, so that they run the program of the
+        bins: they fill one with as many places as `number_of_pools` says or up to half fewer, or
+        else leave places of one empty that has up to four times as many.
         """
         size, pairs = number_of_pools(self.whole.total), pairs_of(len(maps))
         places = {math.prod(self._grids[f]): f for f, s in self._storage.items() if s == "dense"}
         near = [n for n in places if max(size / 2, 4 * pairs) <= n <= size + pairs]
-        shape = self._grids[places[max(near)]] if near else None
+        wide = [n for n in places if size + pairs < n <= _ROOM * size]
+        best = max(near) if near else min(wide, default=None)
+        shape = None if best is None else self._grids[places[best]]
         pools, shares = pooled_by_shares(counts, maps, size, shape)
         return self._alike(pools), np.asarray(shares)
 

@@ -27,6 +27,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from .._basis import Basis
+from .._seldom import seldom_run
 from .._types import Abundances, Endmembers, Weights
 from ..objective import SumToOneAbundances, SumToOneWeights, exposure_or_one
 from ..solve import Fixed, Problem
@@ -60,7 +61,7 @@ class Information(eqx.Module):
     summed: Bool[np.ndarray, " column"] | None = None
 
 
-@eqx.filter_jit
+@seldom_run
 def free_abundances(
     problem: Problem, weights: Weights, abundances: Abundances
 ) -> Bool[Array, "phase pixel"]:
@@ -86,7 +87,7 @@ def free_abundances(
     return free if fixed is None else free & ~fixed.mask
 
 
-@eqx.filter_jit
+@seldom_run
 def free_weights(
     problem: Problem, weights: Weights, abundances: Abundances
 ) -> Bool[Array, "column phase"]:
@@ -272,7 +273,7 @@ def pixel_blocks(
     return cross.reshape(len(cross), -1, n_phases), inner
 
 
-@eqx.filter_jit
+@seldom_run
 def blocks(
     matrix: Float[Array, "*phase channel column"],
     endmembers: Endmembers,

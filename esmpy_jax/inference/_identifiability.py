@@ -36,6 +36,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from .._arrays import as_floats, as_ints, on_device
 from .._basis import Basis
+from .._seldom import seldom_run
 from .._types import Abundances, Endmembers, Scalar, Weights
 from ..objective import NoRegulariser, pixel_excess
 from ..objective._constraints import brightness_of_each
@@ -275,7 +276,7 @@ def hidden_shares(
     return np.where(some[:, None] & some[None, :] & ~np.eye(len(some), dtype=bool), shares, 0.0)
 
 
-@eqx.filter_jit
+@seldom_run
 def mixture(
     basis: Basis,
     weights: Weights,
@@ -364,7 +365,7 @@ def _settled(
     return pixel_excess(problem.counts, spectra, best).sum(), best, model
 
 
-@eqx.filter_jit
+@seldom_run
 def _inward_costs(model, abundances, a, b, shares):
     """Nats that it costs to mix a share of phase b into phase a, for each of some shares."""
     is_a, is_b = (jnp.arange(len(abundances)) == i for i in (a, b))

@@ -5,13 +5,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
 from .._arrays import as_floats, on_device
 from .._basis import Basis
+from .._seldom import seldom_run
 from .._types import Abundances
 from ..objective import (
     AbstractConstraint,
@@ -193,6 +193,6 @@ def floored(maps: Abundances) -> Abundances:
     return _floored(maps, FLOOR)
 
 
-@jax.jit
+@seldom_run
 def _floored(maps, floor):
     return jnp.maximum(maps, floor * maps.sum(0, keepdims=True))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._arrays import as_floats
+from .._seldom import seldom_run
 from ..objective import AbstractConstraint
 from ..objective._constraints import brightness_of_each
 from ..solve import AbstractStart, GivenStart
@@ -56,7 +57,7 @@ class MatchedStart(AbstractStart):
         return GivenStart(own, np.asarray(maps)[phase])(problem, n_phases, key)
 
 
-@eqx.filter_jit
+@seldom_run
 def _fits(basis, spectra, allowed):
     """W of each spectrum in each place (place, phase, column), and the deviance in nats."""
 

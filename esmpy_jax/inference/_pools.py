@@ -39,15 +39,17 @@ def pooled_by_shares(
 
     Pixels go together that have the same two largest phases. Along the way from one of these to the
     other a pool is full at a total over `size`. The number of pools is fixed by that, those that
-    are left over are empty. With a `shape`, of more places than there are pairs of phases, the
-    pools fill it, and `size` follows from that.
+    are left over are empty. With a `shape`, of more places than there are pairs of phases, they lie
+    in it, and fill it where it has fewer places than that.
     """
     totals = np.asarray(counts.pixel_totals(), np.float64)
     dose = np.broadcast_to(np.asarray(exposure_or_one(counts), np.float64), (1, counts.n_pixels))[0]
-    if shape is not None:
-        size = math.prod(shape) - pairs_of(len(maps))
-    pool, mean = assigned(totals, dose, maps, size)
-    shape = (mean.shape[1],) if shape is None else shape
+    pairs = pairs_of(len(maps))
+    places = size + pairs if shape is None else math.prod(shape)
+    pool, mean = assigned(totals, dose, maps, min(size, places - pairs))
+    shape = (places,) if shape is None else shape
+    empty = np.full((len(maps), places - mean.shape[1]), 1 / len(maps))
+    mean = np.concatenate([mean, empty], axis=1)
     return pool_counts(counts, pool, shape, "dense"), as_floats(mean)
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._checks import check
+from .._seldom import seldom_run
 from ._counts import AbstractCounts, smallest_type
 from ._dense import DenseCounts
 from ._sparse import SparseCounts
@@ -221,7 +222,7 @@ def relative_to_counts(counts: AbstractCounts) -> AbstractCounts:
     return eqx.tree_at(lambda c: c.exposure, counts, exposure, is_leaf=lambda x: x is None)
 
 
-@jax.jit
+@seldom_run
 def _over_mean(totals, seen):
     mean = totals.sum() / jnp.maximum(seen.sum(), 1)
     return totals / jnp.maximum(mean, jnp.finfo(totals.dtype).tiny)

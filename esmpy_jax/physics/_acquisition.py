@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._checks import check
+from .._seldom import seldom_run
 from .._types import Scalar
 from ._scalars import Number, ScalarLike, as_scalar
 
@@ -115,7 +116,7 @@ class EnergyAxis(eqx.Module):
         return axis, slice(start, stop)
 
 
-@jax.jit
+@seldom_run
 def _energies(offset: Scalar, gain: Scalar, quadratic: Scalar, channel: Array) -> Array:
     return offset + gain * channel + quadratic * channel**2
 

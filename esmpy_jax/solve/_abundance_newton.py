@@ -81,6 +81,19 @@ class Seen(eqx.Module):
     penalty: Scalar
 
 
+class Known(eqx.Module):
+    """What is seen, if that is true."""
+
+    seen: Seen
+    true: Bool[Array, ""]
+
+
+def unknown(abundances: Abundances) -> Known:
+    """Nothing seen yet."""
+    none = Seen(jnp.zeros_like(abundances[0]), jnp.zeros((), abundances.dtype))
+    return Known(none, jnp.zeros((), bool))
+
+
 def look(problem: Problem, endmembers: Endmembers, abundances: Abundances) -> Seen:
     """The objective at given abundances."""
     excess = pixel_excess(problem.counts, endmembers, abundances)
@@ -122,7 +135,7 @@ def unknown_model(problem: Problem, abundances: Abundances) -> LocalModel:
     )
 
 
-def _moved(problem, endmembers, abundances, model, second, best, before=None):
+def _moved(problem, endmembers, abundances, model, second, best, known=None):
     """A step that lowers the objective, the decrease that it predicted, and what is seen after it.
 
     The step d to `best` minimises the local model of each pixel. With tau the largest share by
@@ -130,7 +143,7 @@ def _moved(problem, endmembers, abundances, model, second, best, before=None):
     self-concordance: the whole step is safe where tau <= 1/2 and `1 / (1 + tau)` of it elsewhere,
     so that no line search is needed. (-log(1 + u) + u <= 0.78 u² for u >= -1/2, and d'A d <= -g'd
     at the minimum of the model.) Pixels that a penalty couples are better moved together: what is
-    seen is known only of such steps, `before` them, too, if given.
+    seen is `Known` only of such steps, before them, too, if given.
     """
     change = best - abundances
     tau = problem.counts.steepest_drop(endmembers, abundances, change)
@@ -138,22 +151,25 @@ def _moved(problem, endmembers, abundances, model, second, best, before=None):
     safe = jnp.where(share == 1, best, abundances + share * change)
     if not problem.regulariser.couples_curvature:
         return safe, model.decrease(change).sum(), None
-    before = look(problem, endmembers, abundances) if before is None else before
     together, predicted = _conjugate_gradients(problem, abundances, model, second, best)
 
     def shorter(state):
-        i = state[0]
+        i, _, before, _, _ = state
         maps = model.floored(abundances, 0.25**i * together, best <= 0)
         maps = jnp.where(i < _LENGTHS, maps, safe)
+        maps = jnp.where(i < 0, abundances, maps)
         new = look(problem, endmembers, maps)
+        before = jax.tree.map(lambda x, y: jnp.where(i < 0, x, y), new, before)
         won = (before.excess - new.excess).sum() + (before.penalty - new.penalty)
-        return i + 1, maps, new, won
+        return i + 1, maps, before, new, won
 
-    start = jnp.zeros((), int), abundances, before, jnp.zeros_like(before.penalty)
-    _, maps, after, _ = jax.lax.while_loop(
-        lambda s: ~(s[3] > 0) & (s[0] <= _LENGTHS), shorter, start
+    known = unknown(abundances) if known is None else known
+    first = jnp.where(known.true, 0, -1)  # one body for all looks, so that it is compiled once
+    start = first, abundances, known.seen, known.seen, jnp.zeros_like(known.seen.penalty)
+    _, maps, _, after, _ = jax.lax.while_loop(
+        lambda s: ~(s[4] > 0) & (s[0] <= _LENGTHS), shorter, start
     )
-    return maps, predicted, after
+    return maps, predicted, Known(after, jnp.ones((), bool))
 
 
 def _conjugate_gradients(problem, abundances, model, second, best, steps=15):
@@ -214,7 +230,7 @@ def _conjugate_gradients(problem, abundances, model, second, best, steps=15):
 class _State(eqx.Module):
     predicted: Scalar  # nats, by the model of the last step
     remaining: Scalar  # nats
-    seen: Seen | None  # at the current abundances, where pixels are coupled
+    known: Known | None  # at the current abundances, where pixels are coupled
 
 
 class AbundanceNewton(AbstractSolver[_State]):
@@ -230,30 +246,34 @@ class AbundanceNewton(AbstractSolver[_State]):
 
     def init(self, problem, weights, abundances):
         infinite = jnp.full((), jnp.inf, abundances.dtype)
-        seen = None
-        if problem.regulariser.couples_curvature:
-            seen = look(problem, problem.basis.endmembers(weights), abundances)
-        return _State(infinite, infinite, seen)
+        coupled = problem.regulariser.couples_curvature
+        return _State(infinite, infinite, unknown(abundances) if coupled else None)
 
     def step(self, problem, weights, abundances, state):
         endmembers = problem.basis.endmembers(weights)
         model, second = local_model(problem, endmembers, abundances)
         best = model.minimum(abundances)
-        abundances, predicted, seen = _moved(
-            problem, endmembers, abundances, model, second, best, state.seen
+        abundances, predicted, known = _moved(
+            problem, endmembers, abundances, model, second, best, state.known
         )
         remaining = series_limit(predicted, predicted, state.predicted)
         if not problem.regulariser.is_convex:  # there are shoulders: two steps have to agree
             remaining = jnp.maximum(remaining, state.predicted)
-        return weights, abundances, _State(predicted, remaining, seen)
+        return weights, abundances, _State(predicted, remaining, known)
 
     def predicted_decrease(self, state):
         return state.remaining
 
     def excess(self, problem, weights, abundances, state):
-        if state.seen is None:
-            return super().excess(problem, weights, abundances, state)
-        return state.seen.excess, state.seen.penalty
+        look = super().excess
+        if state.known is None:
+            return look(problem, weights, abundances, state)
+        seen = state.known.seen
+        return jax.lax.cond(
+            state.known.true,
+            lambda: (seen.excess, seen.penalty),
+            lambda: look(problem, weights, abundances, state),
+        )
 
 
 def series_limit(predicted: Scalar, last: Scalar, before: Scalar, slowest: float = 0.99) -> Scalar:

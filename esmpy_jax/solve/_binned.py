@@ -2,13 +2,13 @@
 
 import math
 
-import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
 from .._arrays import on_device
 from .._checks import InputError, check
+from .._seldom import seldom_run
 from ..objective import AbstractCounts, AbstractRegulariser, NoRegulariser, bin_counts
 from ._batch import solve_batch
 from ._initialise import AbstractStart, RandomStart, in_gauge
@@ -92,7 +92,7 @@ def upsample(abundances, small_shape, shape, factor, floor=0.0):
     return _repeated(abundances, on_device(index.ravel().astype(np.int32)), floor)
 
 
-@jax.jit
+@seldom_run
 def _repeated(abundances, index, floor):
     maps = jnp.take(abundances, index, axis=1)
     return jnp.maximum(maps, floor * maps.sum(0, keepdims=True))

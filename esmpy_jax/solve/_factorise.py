@@ -12,6 +12,7 @@ from jaxtyping import PRNGKeyArray
 from .._arrays import as_floats, on_device
 from .._basis import Basis
 from .._checks import check
+from .._seldom import seldom_run
 from .._types import Weights
 from ..objective import (
     AbstractConstraint,
@@ -196,7 +197,7 @@ def _mean_count(counts):
     return counts.pixel_totals().sum() / jnp.maximum(exposure, jnp.finfo(exposure.dtype).tiny)
 
 
-@eqx.filter_jit
+@seldom_run
 def _equally_bright(problem, weights):
     return equally_bright(problem.basis, weights, problem.constraint, problem.fixed_weights)
 

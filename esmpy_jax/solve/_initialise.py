@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from .._arrays import as_floats
 from .._basis import Basis
 from .._checks import check
+from .._seldom import seldom_run
 from .._types import Abundances, Weights
 from ..objective import SumToOneAbundances, SumToOneWeights, exposure_or_one
 from ._solver import Problem
@@ -36,7 +37,7 @@ class RandomStart(AbstractStart):
         return in_gauge(problem, weights, maps)
 
 
-@eqx.filter_jit
+@seldom_run
 def _random(basis, n_phases, n_pixels, key):
     w_key, h_key = jr.split(key)
     shares = jr.uniform(w_key, (basis.n_columns, n_phases), minval=0.05)
@@ -122,17 +123,17 @@ def in_gauge(
     return _moved(problem, weights, abundances, keep_scale)
 
 
-@jax.jit
+@seldom_run
 def _sums_to_one(maps):
     return (jnp.abs(maps.sum(0) - 1) < 1e-3).all()
 
 
-@jax.jit
+@seldom_run
 def _over_sum(maps):
     return maps / maps.sum(0)[None, :]
 
 
-@eqx.filter_jit
+@seldom_run
 def _moved(problem, weights, abundances, keep_scale):
     sums = (problem.basis.column_sums * weights).sum(0)
     unit, maps = weights / _safe(sums)[None, :], abundances
@@ -185,7 +186,7 @@ def _with_fixed(problem, weights, maps):
     return _filled(problem, weights, maps)
 
 
-@eqx.filter_jit
+@seldom_run
 def _filled(problem, weights, maps):
     if problem.fixed_weights is not None:
         rows = None
@@ -243,7 +244,7 @@ def _check_entries(array, name):
     )
 
 
-@jax.jit
+@seldom_run
 def _usable(array):
     return (jnp.isfinite(array) & (array >= 0)).all()
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from .._arrays import as_floats, as_ints
 from .._basis import Basis
 from .._checks import check
+from .._seldom import seldom_run
 from .._types import Abundances, Scalar, Weights
 from ..objective import (
     AbstractConstraint,
@@ -192,7 +193,7 @@ class _LoopState(eqx.Module):
     done: Array
 
 
-@eqx.filter_jit
+@seldom_run
 def start_state(problem, solver, weights, abundances, room, resume=False):
     """Before the first look at the objective, which is made by `advance` like all others."""
     begin = solver.resume if resume else solver.init

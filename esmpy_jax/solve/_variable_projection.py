@@ -99,9 +99,9 @@ class VariableProjectionNewton(AbstractSolver[_State]):
             infinite,
             jnp.full((), due, int),
             jnp.zeros((), bool),
-            jnp.ones((), bool),
-            problem.excess(weights, abundances),
-            problem.penalty(abundances),
+            jnp.zeros((), bool),
+            jnp.zeros_like(abundances[0]),
+            jnp.zeros((), dtype),
             unknown_model(problem, abundances),
             abundances,
         )
@@ -124,7 +124,7 @@ class VariableProjectionNewton(AbstractSolver[_State]):
         return state.predicted
 
     def excess(self, problem, weights, abundances, state):
-        look = super().excess  # after multiplicative updates from which no step could be made
+        look = super().excess  # at the start, and where no step could be made
         return jax.lax.cond(
             state.seen,
             lambda: (state.excess, state.penalty),

@@ -6,6 +6,7 @@ import numpy as np
 
 from .._arrays import as_floats, as_ints
 from .._checks import check
+from .._seldom import seldom_run
 from ._initialise import AbstractStart, in_gauge, mean_weights
 from ._solver import Problem
 
@@ -95,7 +96,7 @@ def _extreme(features, totals, n_phases) -> list[int]:
     return chosen
 
 
-@eqx.filter_jit
+@seldom_run
 def _projected(counts, scaled):
     return counts.pixel_pass(scaled, jnp.ones((scaled.shape[1], counts.n_pixels)))
 
