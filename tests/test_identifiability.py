@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -12,6 +13,7 @@ from esmpy_jax._basis import Basis
 from esmpy_jax.inference._anchor import JudgedPools, left_open, mixtures
 from esmpy_jax.inference._identifiability import (
     _inward_costs,
+    _settled,
     hidden_shares,
     mixture,
     verdicts,
@@ -139,12 +141,20 @@ def test_the_bound_of_what_is_hidden_holds_with_noise():
 
 
 def test_all_pairs_and_mixtures_share_one_program():
-    programs = [p._cached for p in (mixture, _inward_costs)]
-    for program in programs:
-        program.clear_cache()
-    ambiguities_of(0.6)
-    ambiguities_of(0.45, pure_first=False)  # other mixtures, and some are taken away
-    assert [p._cache_size() for p in programs] == [1, 1]
+    names = []
+
+    def listen(event, seconds, fun_name="", **_):
+        names.append(fun_name if event.endswith("backend_compile_duration") else "")
+
+    jax.clear_caches()
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        ambiguities_of(0.6)
+        ambiguities_of(0.45, pure_first=False)  # other mixtures, and some are taken away
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    of = {f.__name__: names.count(f"jit({f.__name__})") for f in (mixture, _inward_costs, _settled)}
+    assert of == {"mixture": 1, "_inward_costs": 1, "_settled": 1}
 
 
 def test_what_may_be_taken_away_ends_where_an_element_is_gone():
