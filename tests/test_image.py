@@ -9,6 +9,7 @@ import pytest
 
 from esmpy_jax._checks import InputError
 from esmpy_jax.inference import GroundTruth, Provenance, SpectrumImage
+from esmpy_jax.inference._image import select_window
 from esmpy_jax.objective import as_counts
 from esmpy_jax.physics import Acquisition, EnergyAxis
 
@@ -161,3 +162,18 @@ def test_a_part_keeps_its_place(image):
     assert part.crop_region(1, 2, 1, 2).origin == pytest.approx((16.0, 10.0))
     assert part.bin(2).origin == pytest.approx((15.0, 8.5))  # between the first two
     assert placed.crop_energy(0.55, 0.7).origin == placed.origin
+
+
+@pytest.mark.parametrize("storage", ["sparse", "dense"])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_window_holds_its_pixels(storage, seed):
+    rng = np.random.default_rng(seed)
+    rate = np.where(rng.random((9, 11)) < 0.1, 3.0, 0.02)  # bright pixels need overflow blocks
+    values = rng.poisson(rate[:, :, None], (9, 11, 400))
+    dose = rng.uniform(0.5, 2.0, (9, 11))
+    counts = as_counts(values, storage=storage, exposure=dose)
+    part = select_window(counts, (slice(2, 8), slice(0, 5)))
+    assert part.scan_shape == (6, 5)
+    assert part.is_sparse == (storage == "sparse")
+    np.testing.assert_array_equal(part.to_dense(), values[2:8, :5].reshape(30, 400))
+    np.testing.assert_allclose(part.exposure, dose[2:8, :5].ravel(), rtol=1e-6)

@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from .._arrays import as_floats
 from .._checks import check
-from ..objective import AbstractCounts, counts_from_coo
+from ..objective import AbstractCounts, SparseCounts, counts_from_coo
 from ..physics import Acquisition, AnyEnergyAxis
 from ..physics._stacked_axis import channels, of_detector
 
@@ -300,15 +300,16 @@ def select_window(counts: AbstractCounts, window: tuple[slice, ...]) -> Abstract
     inside = np.zeros(counts.scan_shape, bool)
     inside[window] = True
     inside = inside.ravel()
-    place = np.cumsum(inside) - 1
-    pixel, channel, value = counts.to_coo()
-    keep = inside[pixel]
     exposure = counts.exposure
     sizes = (w.indices(s) for w, s in zip(window, counts.scan_shape, strict=True))
+    if isinstance(counts, SparseCounts):
+        triplets = counts.by_pixel.of_owners(np.flatnonzero(inside)).to_triplets()
+    else:
+        pixel, *rest = counts.to_coo()
+        keep = inside[pixel]
+        triplets = (np.cumsum(inside) - 1)[pixel[keep]], *(x[keep] for x in rest)
     return counts_from_coo(
-        place[pixel[keep]],
-        channel[keep],
-        value[keep],
+        *triplets,
         scan_shape=tuple(len(range(*size)) for size in sizes),
         n_channels=counts.n_channels,
         storage="sparse" if counts.is_sparse else "dense",

@@ -195,6 +195,18 @@ class Blocks(eqx.Module):
             first = Slots(first.partner, on_device(np.asarray(first.value).astype(value_type)))
         return Blocks(first, _slots(partner, value), on_device(owner), self.n_owners)
 
+    def of_owners(self, owners: Integer[np.ndarray, " picked"]) -> "Blocks":
+        """The counts of some owners, given in rising order, which are numbered anew."""
+        place = np.full(self.n_owners, -1, np.int32)
+        place[owners] = np.arange(len(owners), dtype=np.int32)
+        owner = place[np.asarray(self.owner)]
+        kept = np.flatnonzero(owner >= 0)
+        first, overflow = (
+            _slots(np.asarray(s.partner)[:, own], np.asarray(s.value)[:, own])
+            for s, own in ((self.first, owners), (self.overflow, kept))
+        )
+        return Blocks(first, overflow, on_device(owner[kept]), len(owners))
+
     def accumulate(
         self,
         own: Float[Array, "phase owner"],

@@ -13,7 +13,7 @@ from .._seldom import seldom_run
 from ._counts import AbstractCounts, smallest_type
 from ._dense import DenseCounts
 from ._sparse import SparseCounts
-from ._triplets import added, index_type, numbers, runs
+from ._triplets import RUN, added, index_type, numbers
 
 Storage = Literal["auto", "dense", "sparse"]
 
@@ -201,14 +201,19 @@ def _summed(counts: DenseCounts, to_bin: np.ndarray, n_bins: int) -> np.ndarray:
 
 
 def _tabled(counts: SparseCounts, pool: np.ndarray, size: int) -> np.ndarray:
-    """The same for sparse counts, which need no order for it."""
-    total = np.zeros(size * counts.n_channels, np.int64)
-    for pixel, channel, value in counts.by_pixel.in_parts():
-        for run in runs(len(value)):
-            place = pool[pixel[run]].astype(np.int64) * counts.n_channels + channel[run]
-            # sums of 2**20 counts below 2**31 are exact in double precision
-            total += np.bincount(place, value[run], minlength=len(total)).astype(np.int64)
-    return total.reshape(size, -1)
+    """The same for sparse counts, as they are stored: padding adds nothing."""
+    total = np.zeros(size * counts.n_channels)  # no sum of a channel reaches 2**31
+    blocks = counts.by_pixel
+    pixels = np.arange(blocks.n_owners), np.asarray(blocks.owner)
+    for slots, pixel in zip((blocks.first, blocks.overflow), pixels, strict=True):
+        begin = pool[pixel].astype(np.int64) * counts.n_channels
+        partner, value = np.asarray(slots.partner), np.asarray(slots.value)
+        # every run goes over the whole table, too
+        step = max(max(RUN, 2 * len(total)) // max(len(pixel), 1), 1)
+        for start in range(0, len(value), step):
+            place, here = begin + partner[start : start + step], value[start : start + step]
+            total += np.bincount(place.ravel(), here.ravel(), minlength=len(total))
+    return total.astype(np.int64).reshape(size, -1)
 
 
 def relative_to_counts(counts: AbstractCounts) -> AbstractCounts:
