@@ -10,7 +10,7 @@ import numpy as np
 from jax.core import Tracer
 
 #: With these XLA compiles for the CPU some four times faster, into code that is several times
-#: slower: measured as docs/howto/speed.md says.
+#: slower.
 _LIGHTLY = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 
 

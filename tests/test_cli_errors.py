@@ -164,7 +164,7 @@ def test_the_program_in_its_own_process(folder):
     done = subprocess.run(
         [sys.executable, "-c", "from esmpy_jax.cli import main; main()", *words],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(folder)},
         capture_output=True,
         text=True,
         timeout=120,

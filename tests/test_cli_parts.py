@@ -3,8 +3,10 @@
 import io
 import json
 import math
+import os
 import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ import xarray as xr
 from rich.console import Console
 
 import esmpy_jax as ej
-from esmpy_jax.cli import _output, _parse, _terminal
+from esmpy_jax.cli import _compiled, _output, _parse, _terminal
 from esmpy_jax.cli._fit import _fit_options, renamed
 from esmpy_jax.cli._model import read_detector, with_sources
 from esmpy_jax.cli._results import as_sentence, print_composition, uncertain
@@ -225,3 +227,47 @@ def test_open_phases_are_marked_where_the_numbers_are():
     marked = table(data.assign(determined=("phase", [1, 0])))
     assert "grain (open)" in marked
     assert "matrix (open)" not in marked
+
+
+@pytest.fixture
+def caches(monkeypatch, tmp_path):
+    """The user's folder for caches."""
+    folder = tmp_path / "caches"
+    monkeypatch.setattr(_compiled.platformdirs, "user_cache_path", lambda name: folder / name)
+    return folder
+
+
+def test_compiled_programs_are_kept_by_kind_of_processor(caches, monkeypatch):
+    found = {}
+    _compiled.keep_compiled(found)
+    folder = found["JAX_COMPILATION_CACHE_DIR"]
+    assert [str(f) for f in (caches / "esmpy_jax").iterdir()] == [folder]
+    assert all(hasattr(jax.config, name.lower()) for name in found)  # JAX reads all of them
+    again = {}
+    _compiled.keep_compiled(again)
+    assert again == found
+    monkeypatch.setattr(_compiled.platform, "machine", lambda: "another")
+    other = {}
+    _compiled.keep_compiled(other)
+    assert other["JAX_COMPILATION_CACHE_DIR"] != folder
+
+
+def test_what_the_user_says_of_the_cache_stays(caches):
+    found = {"JAX_COMPILATION_CACHE_DIR": "elsewhere"}
+    _compiled.keep_compiled(found)
+    assert found == {"JAX_COMPILATION_CACHE_DIR": "elsewhere"}
+    assert not caches.exists()
+    found = {"JAX_COMPILATION_CACHE_MAX_SIZE": "10"}
+    _compiled.keep_compiled(found)
+    assert found["JAX_COMPILATION_CACHE_MAX_SIZE"] == "10"
+
+
+def test_no_cache_where_the_folder_cannot_be_written(caches, monkeypatch):
+    caches.write_text("a file where the folder should be")
+    found = {}
+    _compiled.keep_compiled(found)
+    assert found == {}
+    caches.unlink()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    _compiled.keep_compiled(found)
+    assert found == {}

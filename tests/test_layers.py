@@ -21,6 +21,7 @@ LAYERS = {
     "_arrays": 0,
     "_xarray": 0,
     "_checks": 0,
+    "_seldom": 0,
     "_basis": 0,
     "atomic": 1,
     "objective": 1,

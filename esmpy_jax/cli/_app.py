@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from .._checks import InputError
+from ._compiled import keep_compiled
 from ._demo import demo
 from ._fit import fit
 from ._info import info
@@ -137,6 +138,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    keep_compiled()
     with _quiet():
         app()
 
