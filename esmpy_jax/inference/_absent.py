@@ -32,11 +32,12 @@ def try_absent(
     least: float,
     max_steps: int,
     given: AbstractRegulariser | None,
-) -> tuple[float, Tried]:
+) -> tuple[float, Tried, Abundances]:
     """The level if the held-out counts do not clearly object to it, else 0, and both losses.
 
     They object when it is worse by two standard errors and by three nats (strong evidence after
     Kass & Raftery, J. Am. Stat. Assoc. 90 (1995) 773). No level (0) means the candidate as it is.
+    Also returns the maps of the whole image by which its pixels are pooled.
     """
     candidate = found.candidate
     strength = found.smoothness or 0.0
@@ -46,7 +47,7 @@ def try_absent(
         everywhere = parts.smoothing(strength, everywhere=True) if given is None else given
         maps = job.maps(parts.train, candidate.fit, start, everywhere, roughly=True).abundances
     if job.is_late:
-        return 0.0, ()
+        return 0.0, (), maps
     purities = least, candidate.purity
     fit = refit(job, bins, parts.train, candidate.fit, maps, level, purities, max_steps)
     regulariser = parts.smoothing(strength) if given is None else given
@@ -54,7 +55,7 @@ def try_absent(
     losses = [losses_of(parts.to_judge, fit, new), found.losses]
     worse, error = difference(*losses)
     objected = worse > max(2 * error, STRONG)
-    return 0.0 if objected else level, above_lowest((level, 0.0), losses)
+    return 0.0 if objected else level, above_lowest((level, 0.0), losses), maps
 
 
 def refit(

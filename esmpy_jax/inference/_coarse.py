@@ -39,7 +39,7 @@ from ._bins import Bins
 from ._choices import Choices, Judged, Parts, above_lowest, try_bins, try_smoothness
 from ._frame import Frame, check_on_one_device
 from ._held_out import within_error
-from ._job import Job, again, best_of, continued, floored, purity_penalty
+from ._job import FLOOR, Job, again, best_of, continued, floored, purity_penalty
 from ._matched import matched
 from ._smoothing import Prior, scaled
 
@@ -185,8 +185,9 @@ class CoarseToFine(eqx.Module):
             part, parts, bins, tried, purities, regulariser, steps
         )
         absent, absents = 0.0, ()
+        maps = found.maps if parts.window is None else None
         if self.absent_below > 0:
-            absent, absents = try_absent(
+            absent, absents, maps = try_absent(
                 part, parts, bins, found, self.absent_below, min(purities), steps, regulariser
             )
         scale = scaled(self.prior, 1 / (1 - self.held_out))
@@ -206,7 +207,7 @@ class CoarseToFine(eqx.Module):
         )
         if regulariser is None:
             regulariser = parts.smoothing(choices.smoothness or 0.0, everywhere=True)
-        return (*self._fitted(job, bins, candidate, choices, regulariser, steps), choices)
+        return (*self._fitted(job, bins, candidate, choices, regulariser, steps, maps), choices)
 
     def _check(self):
         check(len(self.starts) > 0, "CoarseToFine needs at least one start.")
@@ -279,15 +280,18 @@ class CoarseToFine(eqx.Module):
             factors.append(smaller)
         return factors
 
-    def _fitted(self, job, bins, found, choices, regulariser, steps):
-        """The fits to all counts with what was chosen."""
+    def _fitted(self, job, bins, found, choices, regulariser, steps, maps):
+        """The fits to all counts with what was chosen, from the maps of a part if there are any."""
         whole = bins.whole
         binned = bins(whole, choices.factor)
         scale = 1 / (1 - self.held_out)
         penalty = purity_penalty(choices.purity, binned)
         coarse = job.binned(binned, again(found.fit, scale), penalty, steps, resume=True)
         coarse = best_of([coarse])
-        start = bins.at_full_resolution(coarse.abundances, choices.factor, 0.01)
+        if maps is None or not regulariser.is_convex:  # where the end depends on the start
+            start = bins.at_full_resolution(coarse.abundances, choices.factor, FLOOR)
+        else:
+            start = floored(maps)
         fine = job.maps(whole, coarse, start, regulariser, roughly=choices.absent_below > 0)
         if choices.absent_below > 0:
             coarse = refit(

@@ -17,7 +17,7 @@ from ._blocks import Blocks
 from ._counts import AbstractCounts
 from ._dense import DenseCounts
 from ._sparse import SparseCounts
-from ._triplets import order_of
+from ._triplets import increasing, order_of
 
 #: Up to this value photons are drawn one by one, which is simpler and faster than binomial numbers.
 _FEW = 64
@@ -49,8 +49,8 @@ def find_places(counts: AbstractCounts) -> Places | None:
         )
     n_slots = sum(v.size for v in _values(counts.by_pixel))
     place = np.full(sum(v.size for v in _values(counts.by_channel)), n_slots, np.int32)
-    channel, by_pixel = _located(counts.by_pixel, counts.n_channels)
-    _, by_channel = _located(counts.by_channel, counts.n_pixels)
+    channel, by_pixel = _located(counts.by_pixel)
+    _, by_channel = _located(counts.by_channel)
     place[by_channel] = by_pixel[order_of(channel)]
     first, overflow = _values(counts.by_channel)
     return Places(
@@ -137,19 +137,35 @@ def _with_values(counts, by_pixel, by_channel):
     )
 
 
-def _located(blocks, n_partners):
+def _located(blocks: Blocks) -> tuple[np.ndarray, np.ndarray]:
     """Partner and place in the flat slots of all nonzero counts, sorted by owner and partner."""
     owners = np.arange(blocks.n_owners), np.asarray(blocks.owner)
-    parts, offset = [], 0
+    parts, numbers, offset = [], [], 0
     for slots, rows in zip((blocks.first, blocks.overflow), owners, strict=True):
-        value, partner = np.asarray(slots.value), np.asarray(slots.partner)
-        row, slot = np.nonzero(value.T)
-        key = rows[row].astype(np.int64) * n_partners + partner[slot, row]
-        parts.append((key, slot * value.shape[1] + row + offset))
+        value = np.ascontiguousarray(np.asarray(slots.value).T)  # row by row
+        filled = value > 0
+        place = np.add.outer(
+            np.arange(len(value), dtype=np.int32),
+            offset + len(value) * np.arange(value.shape[1], dtype=np.int32),
+        )
+        parts.append((np.ascontiguousarray(np.asarray(slots.partner).T)[filled], place[filled]))
+        numbers.append(np.bincount(rows, filled.sum(1), minlength=blocks.n_owners).astype(np.int64))
         offset += value.size
-    key, place = (np.concatenate(x) for x in zip(*parts, strict=True))
-    order = np.argsort(key, kind="stable")  # of few runs that are sorted
-    return key[order] % n_partners, place[order]
+    # the counts of an owner lie in its first row, then in its blocks
+    total = sum(numbers)
+    begin = np.cumsum(total) - total
+    out = tuple(np.empty(total.sum(), x.dtype) for x in parts[0])
+    for part, number in zip(parts, numbers, strict=True):
+        to = np.arange(number.sum()) + np.repeat(begin - (np.cumsum(number) - number), number)
+        for whole, own in zip(out, part, strict=True):
+            whole[to] = own
+        begin = begin + number
+    partner, place = out
+    owner = np.repeat(np.arange(blocks.n_owners), total)
+    if not increasing(owner, partner):
+        order = order_of(partner, owner)
+        partner, place = partner[order], place[order]
+    return partner, place
 
 
 @jax.jit
