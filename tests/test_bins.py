@@ -6,6 +6,7 @@ import pytest
 
 from esmpy_jax.inference import _bins
 from esmpy_jax.inference._bins import Bins
+from esmpy_jax.inference._pools import number_of_pools, pooled_by_shares
 from esmpy_jax.objective import as_counts, bin_counts, relative_to_counts, thin
 
 
@@ -80,6 +81,25 @@ def test_pools_lie_in_a_grid_of_bins_that_has_room_for_all_pairs(n_phases, toget
     assert pools.to_dense().sum() == counts.to_dense().sum()
     # no more of them than the counts are for, but for one that is not full of each pair
     assert (pools.pixel_totals() > 0).sum() <= 64 + n_phases * (n_phases - 1) / 2
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_pools_leave_places_empty_in_a_grid_that_is_not_too_large(together, monkeypatch):
+    monkeypatch.setattr(_bins, "SHARED_UP_TO", 20 * 1024 - (not together))
+    rng = np.random.default_rng(0)
+    counts = as_counts(rng.poisson(3.0, (64, 64, 20)))
+    bins = Bins(counts, [[2]])
+    bins(counts, 2)
+    maps = rng.dirichlet(np.full(3, 0.5), 64 * 64).T
+    pools, shares = bins.pooled(counts, maps)
+    assert (pools.scan_shape == (32, 32)) == together
+    alone, own = pooled_by_shares(counts, maps, number_of_pools(counts.total))
+    filled = np.asarray(pools.pixel_totals()) > 0
+    some = np.asarray(alone.pixel_totals()) > 0
+    np.testing.assert_array_equal(pools.to_dense()[filled], alone.to_dense()[some])
+    np.testing.assert_allclose(shares[:, filled], np.asarray(own)[:, some], rtol=1e-6)
+    assert not np.asarray(pools.exposure)[~filled].any()
+    np.testing.assert_allclose(shares.sum(0), 1.0, rtol=1e-6)
 
 
 def test_where_the_device_is_no_cpu_small_counts_are_dense_and_share_a_grid(monkeypatch):

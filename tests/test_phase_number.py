@@ -70,8 +70,10 @@ def test_one_phase_too_many_leaves_the_others_as_they_are(seed):
     data = solution.dataset
     bright = data["spectra"].values.sum(0) / data["H_plane"].values
     np.testing.assert_allclose(bright, bright.mean(), rtol=1e-4)
-    assert (data["determined"].values != 1).sum() == 1
-    assert "open" in " ".join(solution.warnings) or "tell" in " ".join(solution.warnings)
+    (extra,) = np.flatnonzero(data["determined"].values != 1)
+    said = " ".join(w for w in solution.warnings if str(data["phase"].values[extra]) in w)
+    # a mixture of others, or a continuum without lines
+    assert "open" in said or "tell" in said or "practically no element" in said
 
 
 def test_a_search_that_was_cut_off_is_told():

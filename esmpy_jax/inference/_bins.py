@@ -21,9 +21,6 @@ FEW = 2**20
 #: there they cost some seconds more, and another program takes about ten to compile.
 SHARED_UP_TO = 2**21
 
-#: Largest grid of bins for pools, as a multiple of their number.
-_ROOM = 4
-
 
 class Bins:
     """`bins(counts, factor)` is the binned image or a part of it, in shapes that they share.
@@ -104,12 +101,13 @@ class Bins:
 
         They lie in a grid of bins that are stored densely, so that they run the program of the
         bins: they fill one with as many places as `number_of_pools` says or up to half fewer, or
-        else leave places of one empty that has up to four times as many.
+        else leave places empty in one that is not larger than grids are that bins share.
         """
         size, pairs = number_of_pools(self.whole.total), pairs_of(len(maps))
         places = {math.prod(self._grids[f]): f for f, s in self._storage.items() if s == "dense"}
         near = [n for n in places if max(size / 2, 4 * pairs) <= n <= size + pairs]
-        wide = [n for n in places if size + pairs < n <= _ROOM * size]
+        room = SHARED_UP_TO if jax.default_backend() == "cpu" else math.inf
+        wide = [n for n in places if n > size + pairs and n * counts.n_channels <= room]
         best = max(near) if near else min(wide, default=None)
         shape = None if best is None else self._grids[places[best]]
         pools, shares = pooled_by_shares(counts, maps, size, shape)

@@ -115,6 +115,10 @@ class AbstractCounts(eqx.Module):
     def to_coo(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The nonzero counts on the host: pixel, channel and value, sorted by pixel."""
 
+    def for_pixels(self) -> "AbstractCounts":
+        """Without what only sums over pixels need, so that no compiled program depends on it."""
+        return self
+
     @property
     def n_pixels(self) -> int:
         """Number of pixels of the scan."""

@@ -152,7 +152,7 @@ def _located(blocks: Blocks) -> tuple[np.ndarray, np.ndarray]:
         numbers.append(np.bincount(rows, filled.sum(1), minlength=blocks.n_owners).astype(np.int64))
         offset += value.size
     # the counts of an owner lie in its first row, then in its blocks
-    total = sum(numbers)
+    total = numbers[0] + numbers[1]
     begin = np.cumsum(total) - total
     out = tuple(np.empty(total.sum(), x.dtype) for x in parts[0])
     for part, number in zip(parts, numbers, strict=True):

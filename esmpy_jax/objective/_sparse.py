@@ -93,6 +93,9 @@ class SparseCounts(AbstractCounts):
     def pixel_totals(self):
         return self.by_pixel.totals()
 
+    def for_pixels(self):
+        return eqx.tree_at(lambda c: c.by_channel, self, None)
+
     @property
     def total(self):
         return self.by_pixel.total()

@@ -86,7 +86,7 @@ class Problem(eqx.Module):
 class AbstractSolver(eqx.Module, Generic[State]):
     """An algorithm that improves (W, H) step by step without ever increasing the objective.
 
-    - `holds_weights`: whether W stays as it starts.
+    - `holds_weights`: whether W stays as it starts. The steps then get the counts `for_pixels`.
     - `keeps_brightness`: whether it can keep the `brightness` of `SumToOneAbundances`.
     - `check_every`: steps between two looks at the objective.
     """
@@ -356,7 +356,9 @@ def solve(
     the same problem, and no warm-up is needed.
     """
     began = time.perf_counter()
-    every = solver.check_every
+    whole, every = problem, solver.check_every
+    if solver.holds_weights:
+        problem = eqx.tree_at(lambda p: p.counts, problem, problem.counts.for_pixels())
     room = trace_room(solver, max_steps)
     state = start_state(problem, solver, weights, abundances, room, resume)
     fiftieth = -(-max_steps // (50 * every)) * every
@@ -379,7 +381,7 @@ def solve(
             )
     stopped = late and not bool(state.done) and until < max_steps
     return as_factorisation(
-        problem,
+        whole,
         solver,
         state,
         RESULTS.max_seconds_reached if stopped else state.result,

@@ -307,7 +307,8 @@ def first(section: dict) -> Iterator[str]:
     yield (
         f"- {size} × {size} pixels, {section['channels']} channels, "
         f"{section['counts per pixel']:g} counts per pixel; the table needs xarray and pandas. "
-        "The part is 3 pixels smaller along each axis."
+        "The part is 3 pixels smaller along each axis. *Joint*: W and H together by "
+        "`VariableProjectionNewton`, without choices and without the question for mixtures."
     )
 
 
