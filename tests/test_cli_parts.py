@@ -4,6 +4,7 @@ import io
 import json
 import math
 import os
+import pathlib
 import types
 
 import jax
@@ -257,9 +258,9 @@ def test_what_the_user_says_of_the_cache_stays(caches):
     _compiled.keep_compiled(found)
     assert found == {"JAX_COMPILATION_CACHE_DIR": "elsewhere"}
     assert not caches.exists()
-    found = {"JAX_COMPILATION_CACHE_MAX_SIZE": "10"}
+    found = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "10"}
     _compiled.keep_compiled(found)
-    assert found["JAX_COMPILATION_CACHE_MAX_SIZE"] == "10"
+    assert found["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] == "10"
 
 
 def test_no_cache_where_the_folder_cannot_be_written(caches, monkeypatch):
@@ -271,3 +272,29 @@ def test_no_cache_where_the_folder_cannot_be_written(caches, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)
     _compiled.keep_compiled(found)
     assert found == {}
+
+
+def test_no_cache_without_a_home(monkeypatch):
+    def homeless(name):
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.setattr(_compiled.platformdirs, "user_cache_path", homeless)
+    found = {}
+    _compiled.keep_compiled(found)
+    assert found == {}
+
+
+def test_the_oldest_programs_go_where_there_are_too_many(caches, monkeypatch):
+    monkeypatch.setattr(_compiled, "_MOST", 1000)
+    found = {}
+    _compiled.keep_compiled(found)
+    folder = pathlib.Path(found["JAX_COMPILATION_CACHE_DIR"])
+    for i in (3, 0, 2, 1):
+        file = folder / str(i)
+        file.write_bytes(bytes(250))
+        os.utime(file, (i, i))
+    _compiled.keep_compiled({})
+    assert len(list(folder.iterdir())) == 4  # as many as there may be
+    (folder / "new").write_bytes(bytes(1))
+    _compiled.keep_compiled({})
+    assert {file.name for file in folder.iterdir()} == {"3", "new"}

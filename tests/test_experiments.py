@@ -160,6 +160,16 @@ def test_judge_of_the_truth_itself(script):
     assert worse.angle[1] < 1e-5
 
 
+def test_benchmark_storage(script):
+    """Every pass in both storages."""
+    script("benchmark")
+    storage, limits, plan = map(importlib.import_module, ("storage", "limits", "plan"))
+    tiny = dataclasses.replace(plan.QUICK, small=6, shares=(0.05,), repeats=1)
+    (point,) = storage.storage(tiny)["points"]
+    assert set(point["ratios"]) == set(limits.PASSES)
+    assert min(point["ratios"].values()) > 0
+
+
 @pytest.mark.slow
 def test_benchmark(script, tmp_path, monkeypatch):
     """All sections of a tiny run without espm, in two goes that end in one table."""

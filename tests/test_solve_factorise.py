@@ -34,6 +34,8 @@ from esmpy_jax.solve import (
     update_abundances,
     update_weights,
 )
+from esmpy_jax.solve._factorise import _check_made
+from esmpy_jax.solve._solver import check_limits
 
 SCAN, N_CHANNELS, N_COLUMNS, N_PHASES = (6, 8), 12, 5, 3
 
@@ -367,6 +369,8 @@ def fixed(shape, **entries):
 BAD = {
     "no phases": ({"n_phases": 0}, "number of phases is 0; give at least 1"),
     "steps": ({"max_steps": -1}, "max_steps is -1; give a whole number that is not negative"),
+    "steps, yes": ({"max_steps": True}, "max_steps is True; give a whole number"),
+    "no pixels": ({"counts": np.zeros((0, 12), int)}, "0 pixels and 12 channels; give at least"),
     "tolerance": ({"tol": float("nan")}, "tol is NaN"),
     "time": ({"max_seconds": float("nan")}, "max_seconds is nan"),
     "negative time": ({"max_seconds": -1.0}, "max_seconds is -1"),
@@ -435,6 +439,20 @@ def test_bad_input_is_one_sentence(case):
         fit(**options)
     assert str(caught.value).endswith(".")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind"), [("key", 0, jax.Array), ("solver", RandomStart, AbstractSolver)]
+)
+def test_what_is_none_of_its_kind_is_refused(name, value, kind):
+    """As without type checks, which are on in tests."""
+    with pytest.raises(InputError, match=rf"^The {name} is .*, which is none; give an example\.$"):
+        _check_made(value, kind, name, "an example")
+    with pytest.raises(InputError, match="tol is 'a'; give a number of nats"):
+        check_limits(2, 10, "a", None)
+    with pytest.raises(InputError, match="max_seconds is a; give a number of seconds"):
+        check_limits(2, 10, 0.1, "a")
+    check_limits(2, 10, jnp.asarray(0.1), np.float32(3.0))
 
 
 # ---- what it is for ----

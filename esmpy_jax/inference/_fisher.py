@@ -273,7 +273,7 @@ def pixel_blocks(
     return cross.reshape(len(cross), -1, n_phases), inner
 
 
-@seldom_run
+@eqx.filter_jit
 def blocks(
     matrix: Float[Array, "*phase channel column"],
     endmembers: Endmembers,

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -72,6 +73,10 @@ def factorise(
     """
     counts = as_counts(counts)
     check_limits(n_phases, max_steps, tol, max_seconds)
+    _check_made(solver, AbstractSolver, "solver", "VariableProjectionNewton()")
+    _check_made(start, AbstractStart, "start", "BinnedStart()")
+    key = jr.key(0) if key is None else key
+    _check_made(key, jax.Array, "key", "jax.random.key(0)")
     check(basis_rounds >= 1, f"basis_rounds is {basis_rounds}; give at least 1.")
     follow = None
     if callable(basis) and not isinstance(basis, Basis):
@@ -97,7 +102,7 @@ def factorise(
     check_fixed(problem)
     if not solver.holds_weights:
         check_scale(problem)
-    weights, abundances = start(problem, n_phases, jr.key(0) if key is None else key)
+    weights, abundances = start(problem, n_phases, key)
     if follow is not None:
         problem = _with_basis(problem, follow(weights))
     weights = _equally_bright(problem, weights)
@@ -131,6 +136,10 @@ def factorise(
     if throw and not out.converged:
         raise RuntimeError(RESULTS[out.result])
     return out
+
+
+def _check_made(value, kind, name, example):
+    check(isinstance(value, kind), f"The {name} is {value!r}, which is none; give {example}.")
 
 
 def as_fixed(values: Any, shape: tuple[int, int], name: str) -> Fixed | None:

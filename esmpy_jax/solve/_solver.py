@@ -3,7 +3,7 @@
 import abc
 import time
 from collections.abc import Callable
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, ClassVar, Generic, TypeVar
 
 import equinox as eqx
@@ -318,14 +318,19 @@ def check_limits(n_phases: Any, max_steps: Any, tol: Any, max_seconds: Any) -> N
         f"The number of phases is {n_phases}; give at least 1, as a whole number.",
     )
     check(
-        isinstance(max_steps, Integral) and int(max_steps) >= 0,
+        isinstance(max_steps, Integral) and not isinstance(max_steps, bool) and int(max_steps) >= 0,
         f"max_steps is {max_steps}; give a whole number that is not negative.",
     )
-    check(not np.isnan(tol), "tol is NaN; give a number of nats such as 0.1.")
+    check(_is_number(tol), f"tol is {tol!r}; give a number of nats such as 0.1.")
+    check(not np.isnan(float(tol)), "tol is NaN; give a number of nats such as 0.1.")
     check(
-        max_seconds is None or max_seconds >= 0,
+        max_seconds is None or (_is_number(max_seconds) and max_seconds >= 0),
         f"max_seconds is {max_seconds}; give a number of seconds, or None for no limit.",
     )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) or (isinstance(value, np.ndarray | jax.Array) and not value.ndim)
 
 
 def solve(

@@ -18,6 +18,7 @@ import platform
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -80,8 +81,13 @@ def peaks(scenes: Scenes, plan: Plan, python: pathlib.Path | None) -> dict:
     return {"size": plan.size, "doses": doses}
 
 
-def run(plan: Plan, names: list[str], python: pathlib.Path | None) -> dict:
-    """The sections, each with its machine, its wall-clock and an identifier of the run."""
+def run(
+    plan: Plan, names: list[str], python: pathlib.Path | None, keep: Callable[[dict], None]
+) -> dict:
+    """The sections, each with its machine, its wall-clock and an identifier of the run.
+
+    What there is so far is given to `keep` after each, so that a failure costs one section.
+    """
     results = {}
     number = datetime.datetime.now().isoformat(timespec="seconds")
     whole = time.perf_counter()
@@ -108,6 +114,7 @@ def run(plan: Plan, names: list[str], python: pathlib.Path | None) -> dict:
             took = time.perf_counter() - began
             about = {"seconds": took, "run": number, "quick": plan.quick, "machine": info}
             results[name] = section | about
+            keep(results)
             print(f"{name}: {took:.0f} s", flush=True)
     print(f"all: {time.perf_counter() - whole:.0f} s", flush=True)
     if worker is not None:
@@ -134,16 +141,19 @@ def main(arguments: list[str] | None = None) -> None:
     names = [n for n in SECTIONS if given.only is None or n in given.only]
     needs_espm = not given.without_espm and {"iterations", "optimum", "memory"} & set(names)
     python = espm_python(given.espm_python) if needs_espm else None
-    with jax.enable_x64(False):
-        results = run(plan, names, python)
     folder = given.out or (None if given.quick else HERE)
-    if folder is not None:
-        kept = folder / "results.json"
-        if given.only is not None and kept.exists():
-            before = json.loads(kept.read_text())
-            results = {n: s for n, s in before.items() if n in SECTIONS and "run" in s} | results
-        write(results, folder)
-    print("\n".join(lines(results)))
+    before = {}
+    if folder is not None and given.only is not None and (folder / "results.json").exists():
+        kept = json.loads((folder / "results.json").read_text())
+        before = {n: s for n, s in kept.items() if n in SECTIONS and "run" in s}
+
+    def keep(results: dict) -> None:
+        if folder is not None:
+            write(before | results, folder)
+
+    with jax.enable_x64(False):
+        results = run(plan, names, python, keep)
+    print("\n".join(lines(before | results)))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from limits import PASSES
+from limits import PASSES, SECOND_ORDER
 from plan import Plan
 from timing import shortest
 
@@ -33,6 +33,7 @@ def storage(plan: Plan) -> dict:
         ratios = {}
         for name in PASSES:
             extra = (spectra,) if name == "cross_pass" else ()
+            extra += (jnp.ones((1, n_pixels)),) if name in SECOND_ORDER else ()
 
             @eqx.filter_jit
             def call(counts, *rest, name=name):
