@@ -324,7 +324,7 @@ def check_limits(n_phases: Any, max_steps: Any, tol: Any, max_seconds: Any) -> N
     check(_is_number(tol), f"tol is {tol!r}; give a number of nats such as 0.1.")
     check(not np.isnan(float(tol)), "tol is NaN; give a number of nats such as 0.1.")
     check(
-        max_seconds is None or (_is_number(max_seconds) and max_seconds >= 0),
+        max_seconds is None or (_is_number(max_seconds) and bool(max_seconds >= 0)),
         f"max_seconds is {max_seconds}; give a number of seconds, or None for no limit.",
     )
 
