@@ -148,3 +148,14 @@ def test_counts_on_several_devices_are_refused():
     spread = shard(recorded(), pixel_mesh(jax.devices()[:1]))
     with pytest.raises(InputError, match="draw before `shard`"):
         resample(spread, jax.random.key(0))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_draws_for_sums_over_pixels_are_those_of_all(seed):
+    rng = np.random.default_rng(seed)
+    rate = np.where(rng.random(60) < 0.1, 3.0, 0.05)[:, None]  # bright pixels need overflow blocks
+    counts = as_counts(rng.poisson(rate, (60, 400)), storage="sparse")
+    key = jax.random.key(seed)
+    for whole, own in zip(thin(counts, 0.7, key), thin(counts.for_pixels(), 0.7, key), strict=True):
+        np.testing.assert_array_equal(whole.to_dense(), own.to_dense())
+        assert own.by_channel is None

@@ -50,7 +50,7 @@ def judged_pools(fit: Factorisation, size: int, key: PRNGKeyArray) -> JudgedPool
     # a half of the counts with half of G has the same W and H
     problem = eqx.tree_at(lambda p: p.basis.matrix, fit.problem, 0.5 * fit.problem.basis.matrix)
     tol = max(_TOL, ROUGHLY * fit.problem.counts.n_pixels)
-    halves = thin(fit.problem.counts, 0.5, key)
+    halves = thin(fit.problem.counts.for_pixels(), 0.5, key)
     start, of_halves = floored(fit.abundances), []
     for half in halves:
         own = eqx.tree_at(lambda p: p.counts, problem, half)

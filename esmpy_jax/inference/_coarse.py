@@ -175,7 +175,7 @@ class CoarseToFine(eqx.Module):
             counts = frame.placed(counts)
             whole = relative(counts)
         purities = self.purities if self.purity is None else (self.purity,)
-        train, test = thin(counts, 1 - self.held_out, thinned)
+        train, test = thin(counts.for_pixels(), 1 - self.held_out, thinned)
         parts = Parts(relative(train), test, frame, self.prior)
         tried = self._factors(parts.train, parts.scan_shape)
         # the first two are always tried

@@ -90,7 +90,7 @@ def count_phases(
     thinned, choosing = jr.split(key)
     check_on_one_device(counts)
     frame = Frame(counts)
-    train, test = thin(frame.placed(counts), 1 - solver.held_out, thinned)
+    train, test = thin(frame.placed(counts).for_pixels(), 1 - solver.held_out, thinned)
     parts = Parts(relative_to_counts(train), test, frame)
     factor = solver.bin_factor(train, frame.shape)
     ends = None if max_seconds is None else time.perf_counter() + max_seconds

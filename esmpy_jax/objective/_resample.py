@@ -13,6 +13,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Integer, Key
 
 from .._checks import InputError
+from .._seldom import seldom_run
 from ._blocks import Blocks
 from ._counts import AbstractCounts
 from ._dense import DenseCounts
@@ -112,19 +113,35 @@ def _drawn(counts, places, draw):
     if isinstance(counts, DenseCounts):
         new = draw(counts.values)
         return tuple(eqx.tree_at(lambda c: c.values, counts, v) for v in new)
-    places = find_places(counts) if places is None else places
+    pixels_alone = isinstance(counts, SparseCounts) and counts.by_channel is None
+    if places is None and not pixels_alone:
+        places = find_places(counts)
     old = _values(counts.by_pixel)
+    shapes = old[0].shape, old[1].shape
     new = draw(jnp.concatenate([v.ravel() for v in old]))
-    return tuple(_with_values(counts, *_both(v, places, old[0].shape, old[1].shape)) for v in new)
+    if pixels_alone:  # as `for_pixels` leaves them
+        own = lambda c: _values(c.by_pixel)  # noqa: E731
+        return tuple(eqx.tree_at(own, counts, _by_pixel(v, *shapes)) for v in new)
+    return tuple(_with_values(counts, *_both(v, places, *shapes)) for v in new)
 
 
 @eqx.filter_jit
 def _both(flat, places, first, overflow):
     """The values of the slots by pixel, and of those by channel."""
-    n_first = first[0] * first[1]
-    by_pixel = flat[:n_first].reshape(first), flat[n_first:].reshape(overflow)
+    by_pixel = _cut(flat, first, overflow)
     take = lambda place: jnp.take(flat, place, mode="fill", fill_value=0)  # noqa: E731
     return by_pixel, (take(places.first), take(places.overflow))
+
+
+@seldom_run
+def _by_pixel(flat, first, overflow):
+    """The values of the slots by pixel alone."""
+    return _cut(flat, first, overflow)
+
+
+def _cut(flat, first, overflow):
+    n_first = first[0] * first[1]
+    return flat[:n_first].reshape(first), flat[n_first:].reshape(overflow)
 
 
 def _values(blocks: Blocks):

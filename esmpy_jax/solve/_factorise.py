@@ -298,7 +298,7 @@ def _check_brightness(constraint, solver, basis, fixed):
 def check_counts(counts: AbstractCounts) -> None:
     """Raise `InputError` where nothing was counted."""
     check(
-        bool((np.asarray(counts.sum_spectrum()) > 0).any()),
+        bool((np.asarray(counts.pixel_totals()) > 0).any()),
         "The image holds no counts at all; check the file, the region and the energy range.",
     )
 
