@@ -370,7 +370,6 @@ BAD = {
     "no phases": ({"n_phases": 0}, "number of phases is 0; give at least 1"),
     "steps": ({"max_steps": -1}, "max_steps is -1; give a whole number that is not negative"),
     "steps, yes": ({"max_steps": True}, "max_steps is True; give a whole number"),
-    "no pixels": ({"counts": np.zeros((0, 12), int)}, "0 pixels and 12 channels; give at least"),
     "tolerance": ({"tol": float("nan")}, "tol is NaN"),
     "time": ({"max_seconds": float("nan")}, "max_seconds is nan"),
     "negative time": ({"max_seconds": -1.0}, "max_seconds is -1"),

@@ -46,7 +46,6 @@ def counts_from_coo(
     for negative or fractional values and indices outside the image.
     """
     n_pixels = math.prod(scan_shape)
-    _check_some(n_pixels, n_channels)
     pixel, channel, value = _indices(pixel), _indices(channel), np.asarray(value).ravel()
     check(
         len(pixel) == len(channel) == len(value),
@@ -119,7 +118,6 @@ def as_counts(
         "channel).",
     )
     shape = array.shape[:-1] if scan_shape is None else tuple(scan_shape)
-    _check_some(math.prod(array.shape[:-1]), array.shape[-1])
     array = array.reshape(-1, array.shape[-1])
     _check_shape(shape, len(array))
     _check_counts(
@@ -233,13 +231,6 @@ def relative_to_counts(counts: AbstractCounts) -> AbstractCounts:
 def _over_mean(totals, seen):
     mean = totals.sum() / jnp.maximum(seen.sum(), 1)
     return totals / jnp.maximum(mean, jnp.finfo(totals.dtype).tiny)
-
-
-def _check_some(n_pixels: int, n_channels: int) -> None:
-    check(
-        n_pixels > 0 and n_channels > 0,
-        f"The image has {n_pixels} pixels and {n_channels} channels; give at least one of each.",
-    )
 
 
 def _indices(values) -> np.ndarray:

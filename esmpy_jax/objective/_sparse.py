@@ -94,6 +94,8 @@ class SparseCounts(AbstractCounts):
         return self.by_pixel.totals()
 
     def for_pixels(self):
+        if self.by_channel is None:
+            return self
         return eqx.tree_at(lambda c: c.by_channel, self, None)
 
     @property

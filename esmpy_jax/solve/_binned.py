@@ -114,7 +114,7 @@ def choose_factor(
         check(factor >= 1, f"The binning factor of the start is {factor}; give at least 1.")
         return factor
     shape = counts.scan_shape if scan_shape is None else scan_shape
-    total = float(np.asarray(counts.sum_spectrum(), float).sum())
+    total = float(np.asarray(counts.pixel_totals(), float).sum())
     per_pixel = max(total / math.prod(shape), 1e-9)
     axes = [s for s in shape if s > 1] or [1]
     factor = 1
