@@ -17,8 +17,9 @@ _LIGHTLY = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": 
 def seldom_run(function: Callable) -> Any:
     """`eqx.filter_jit` for a function that is called a few times: for the CPU without optimisation.
 
-    Inside other compiled functions it is a part of them. Arrays have to be arguments, none may be
-    taken from around the function.
+    For what runs once or twice in a fit, or on little: an optimised program runs up to some ten
+    times faster. Inside other compiled functions it is a part of them. Arrays have to be arguments,
+    none may be taken from around the function.
     """
     fully = eqx.filter_jit(function)
     lightly = eqx.filter_jit(function, compiler_options=_LIGHTLY)  # pyright: ignore[reportCallIssue]

@@ -151,7 +151,7 @@ def test_counts_on_several_devices_are_refused():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_draws_for_sums_over_pixels_are_those_of_all(seed):
+def test_draws_for_pixels_are_those_of_all(seed):
     rng = np.random.default_rng(seed)
     rate = np.where(rng.random(60) < 0.1, 3.0, 0.05)[:, None]  # bright pixels need overflow blocks
     counts = as_counts(rng.poisson(rate, (60, 400)), storage="sparse")

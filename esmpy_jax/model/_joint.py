@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, Int
 from .._arrays import as_floats
 from .._basis import Basis, Column, ColumnKind
 from .._checks import check
-from .._seldom import seldom_run
 from .._types import Endmembers, Scalar, Weights
 from ..atomic import Element
 from ..physics import Detector, Number, StackedAxis
@@ -207,7 +206,7 @@ class JointModel(eqx.Module):
         """Mass fractions of each phase, from its rows of W; see `EDSModel.mass_fractions`."""
         return self.parts[0].mass_fractions(weights[self.part_columns[0]])
 
-    @seldom_run
+    @eqx.filter_jit
     def basis(self, weights: Weights | None = None) -> Basis:
         """G, the channels of the detectors one after another; see `EDSModel.basis`."""
         columns, blocks = self.columns, []

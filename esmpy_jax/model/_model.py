@@ -12,7 +12,6 @@ from jaxtyping import Array, Float, Int
 
 from .._basis import Basis, Column, ColumnKind
 from .._checks import InputError, check
-from .._seldom import seldom_run
 from .._types import Endmembers, Scalar, Weights
 from ..atomic import Composition, Element, EmissionLines
 from ..physics import (
@@ -282,7 +281,7 @@ class EDSModel(eqx.Module):
         mass = atoms * jnp.asarray(self.mass_per_atom, float)[:, None]
         return mass / mass.sum(0, keepdims=True)
 
-    @seldom_run
+    @eqx.filter_jit
     def basis(self, weights: Weights | None = None) -> Basis:
         """G at the model's parameters.
 

@@ -116,7 +116,11 @@ class AbstractCounts(eqx.Module):
         """The nonzero counts on the host: pixel, channel and value, sorted by pixel."""
 
     def for_pixels(self) -> "AbstractCounts":
-        """Without what only sums over pixels need, so that no compiled program depends on it."""
+        """Counts for passes that give a value for each pixel, such as `pixel_moments`.
+
+        Sparse ones hold nothing by channel, so that no compiled program depends on its shape;
+        `channel_pass`, `channel_moments` and `sum_spectrum` are not theirs.
+        """
         return self
 
     @property

@@ -14,7 +14,7 @@ class SparseCounts(AbstractCounts):
     """Only the nonzero counts, once grouped by pixel and once by channel."""
 
     by_pixel: Blocks
-    by_channel: Blocks
+    by_channel: Blocks  # None of counts `for_pixels`
     scan_shape: tuple[int, ...] = eqx.field(static=True)
     n_channels: int = eqx.field(static=True)
     exposure: Float[Array, " pixel"] | None = None
