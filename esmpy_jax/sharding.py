@@ -77,6 +77,9 @@ class ShardedCounts(AbstractCounts):
     def excess_pass(self, endmembers, abundances):
         return _each(self, "excess_pass", (_WHOLE, _SPLIT), endmembers, abundances)
 
+    def saturated_pass(self):
+        return _each(self, "saturated_pass", ())
+
     def pixel_moments(self, endmembers, abundances, exposure):
         ways = (_WHOLE, _SPLIT, _EXPOSURE)
         return _each(self, "pixel_moments", ways, endmembers, abundances, exposure)

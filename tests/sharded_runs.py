@@ -85,6 +85,7 @@ def all_passes(counts, example):
     out = {n: getattr(counts, n)(*args) for n in ("pixel_pass", "channel_pass", "log_pass")}
     out |= {"excess_pass": counts.excess_pass(*args), "dense": counts.to_dense()}
     out |= {"sum_spectrum": counts.sum_spectrum(), "pixel_totals": counts.pixel_totals()}
+    out |= {"saturated_pass": counts.saturated_pass()}
     basis, weights = example.basis(), jnp.asarray(example.weights, float)
 
     def nll(matrix):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse
+import scipy.special
 from factor_problems import (
     N_PHASES,
     STORAGES,
@@ -84,6 +85,16 @@ def test_sums_are_exact_below_the_resolution_of_floats(storage, precision):
     counts = as_counts(y, storage=storage)
     np.testing.assert_array_equal(counts.pixel_totals(), y.sum(1))
     np.testing.assert_array_equal(counts.sum_spectrum(), y.sum(0).astype(precision))
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("largest", [1, 200, 70_000])
+def test_saturated_pass_is_the_nll_of_the_counts_themselves(storage, largest, precision):
+    y = image(largest=largest).reshape(20, 9)
+    found = jax.jit(lambda c: c.saturated_pass())(as_counts(y, storage=storage))
+    terms = y - scipy.special.xlogy(y, y)
+    rounding = 10 * np.finfo(precision).eps * np.abs(terms).sum(1)
+    assert (np.abs(np.asarray(found, float) - terms.sum(1)) <= rounding).all()
 
 
 def test_storage_follows_density():

@@ -95,6 +95,11 @@ class Slots(eqx.Module):
         shape = len(table), len(other) + 1, self.value.shape[1]
         return jax.lax.scan(body, jnp.zeros(shape, other.dtype), self._chunks())[0]
 
+    def sums(self, function: Callable) -> Float[Array, " row"]:
+        """A function of each count, zero for zero, summed over the slots of each row."""
+        add = lambda total, value: (total + function(value.astype(total.dtype)), None)  # noqa: E731
+        return jax.lax.scan(add, jnp.zeros(self.value.shape[1]), self.value)[0]
+
     def _chunks(self):
         return tuple(x.reshape(-1, _CHUNK, x.shape[1]) for x in (self.partner, self.value))
 
@@ -257,6 +262,11 @@ class Blocks(eqx.Module):
 
     def _to_owners(self, combine, row) -> Num[Array, "owner *column"]:
         return combine(row, self.owner, self.n_owners, indices_are_sorted=True)
+
+    def sums(self, function: Callable) -> Float[Array, " owner"]:
+        """A function of each count, zero for zero, summed over the counts of each owner."""
+        first, beyond = self.first.sums(function), self.overflow.sums(function)
+        return first + self._to_owners(jax.ops.segment_sum, beyond)
 
     @eqx.filter_jit
     def totals(self) -> Float[Array, " owner"]:

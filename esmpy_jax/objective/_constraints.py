@@ -1,5 +1,7 @@
 """Constraints on W and H, and the multiplier that enforces a sum."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -101,55 +103,56 @@ def sum_constrained_root(
     budget = jnp.maximum(budget, 0.0)
     target = jnp.maximum(budget, small)[None]
     alive = free & ((constant > small * 2.0**30) | (quadratic > 0))  # less is as good as nothing
-    some = alive.any(0) & (budget > 0)
+    some = _over(jnp.logical_or, alive) & (budget > 0)
     twice_mean = _twice_mean(quadratic, constant)
 
     # What counts is b + nu, which would drown in the rounding of b: nu is measured from -b of the
     # entry that by itself comes closest to filling the budget (found again with the better zero).
     at_one = constant / target - quadratic * target  # b + nu at which the entry alone fills it
-    base = jnp.zeros_like(budget)
-    for _ in range(2):
+
+    def nearest(_, base):
         first = jnp.where(alive, at_one - (linear - base[None]), lowest).argmax(0)
-        base = jnp.take_along_axis(linear, first[None], 0)[0]
+        return jnp.take_along_axis(linear, first[None], 0)[0]
+
+    base = jax.lax.fori_loop(0, 2, nearest, jnp.zeros_like(budget))
     shifted = linear - base[None]
-    start = jnp.where(some, jnp.where(alive, at_one - shifted, lowest).max(0), 0.0)
+    start = jnp.where(some, _over(jnp.maximum, jnp.where(alive, at_one - shifted, lowest)), 0.0)
 
     # entries without count and curvature: what the others leave at nu = -b of the cheapest
     idle = free & ~alive & (current > 0)
-    cheapest = jnp.where(idle, linear, -lowest).min(0)
+    cheapest = _over(jnp.minimum, jnp.where(idle, linear, -lowest))
     above = linear - cheapest[None]
     beside, _ = _root_and_spread(quadratic, above, constant, twice_mean)
     beside = jnp.where(alive & (quadratic <= 0) & (above <= 0), jnp.inf, beside)
     beside = jnp.where(alive, beside, 0.0)
-    left = budget - beside.sum(0)
-    rests = some & idle.any(0) & (left > 0)
+    left = budget - _over(jnp.add, beside)
+    rests = some & _over(jnp.logical_or, idle) & (left > 0)
 
     # without curvature 1 / sum is concave, and Newton's method on it is faster and still monotone
-    flat = (jnp.where(alive, quadratic, 0.0) <= 0).all(0)
+    flat = _over(jnp.logical_and, ~alive | (quadratic <= 0))
     eps = jnp.finfo(linear.dtype).eps
 
     def body(state):
-        nu, _, i = state
+        nu, _, _, i = state
         x, spread = _root_and_spread(quadratic, shifted + nu[None], constant, twice_mean)
-        x = jnp.where(alive, jnp.minimum(x, target), 0.0)
-        total = x.sum(0)
-        slope = jnp.where(alive, x / jnp.maximum(spread, small), 0.0).sum(0)  # -d total / d nu
+        x = jnp.where(alive, jnp.minimum(x, target), 0.0)  # right of the start none is above it
+        total = _over(jnp.add, x)
+        slope = _over(
+            jnp.add, jnp.where(alive, x / jnp.maximum(spread, small), 0.0)
+        )  # -d total / d nu
         step = (total - budget) / jnp.maximum(slope, small)
         step = jnp.where(flat, step * (total / target[0]), step)
         # at least to the next number, so that rounding cannot hold nu left of a pole
         new = jnp.maximum(nu + step, nu + jnp.abs(nu) * eps + small)
         moving = some & ~rests & (total > budget * (1 + 4 * eps))
-        return jnp.where(moving, new, nu), moving.any(), i + 1
+        return jnp.where(moving, new, nu), x, moving.any(), i + 1
 
-    nu, _, _ = jax.lax.while_loop(
-        lambda s: s[1] & (s[2] < 200), body, (start, jnp.array(True), jnp.array(0))
-    )
-    x, _ = _root_and_spread(quadratic, shifted + nu[None], constant, twice_mean)
-    x = jnp.where(alive, jnp.minimum(x, target), 0.0)  # right of the start none is above it
+    begin = start, jnp.zeros_like(linear), jnp.array(True), jnp.array(0)
+    _, x, _, _ = jax.lax.while_loop(lambda s: s[2] & (s[3] < 200), body, begin)
     cheap = jnp.where(idle & (linear == cheapest[None]), current, 0.0)
     x = jnp.where(rests[None], beside + _scaled_to(cheap, jnp.where(rests, left, 0.0)), x)
     keep = jnp.where(free, current, 0.0)
-    keep = jnp.where((keep > 0).any(0)[None], keep, free.astype(keep.dtype))
+    keep = jnp.where(_over(jnp.logical_or, keep > 0)[None], keep, free.astype(keep.dtype))
     return _scaled_to(jnp.where(some[None], x, keep), budget)
 
 
@@ -171,5 +174,13 @@ def _root_and_spread(quadratic, linear, constant, twice_mean):
 
 def _scaled_to(entries, total):
     """Entries scaled along axis 0 to sum to `total`; zeros stay zeros."""
-    sums = entries.sum(0)
+    sums = _over(jnp.add, entries)
     return entries * (total / jnp.where(sums > 0, sums, 1.0))[None]
+
+
+def _over(join, entries):
+    """`entries` joined along axis 0, one after the other.
+
+    For few long rows a CPU then makes this a part of the loop around, instead of one of its own.
+    """
+    return functools.reduce(join, list(entries))

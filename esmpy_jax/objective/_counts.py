@@ -64,6 +64,10 @@ class AbstractCounts(eqx.Module):
         """`sum_c (Y log(Y / X) - Y + X)[c, p]` with X = D H for every pixel p."""
 
     @abc.abstractmethod
+    def saturated_pass(self) -> Float[Array, " pixel"]:
+        """`sum_c (Y - Y log Y)[c, p]` for every pixel p: the NLL of a model that is the counts."""
+
+    @abc.abstractmethod
     def pixel_moments(
         self,
         endmembers: Endmembers,
@@ -161,6 +165,11 @@ def relative(row, model):
 def log_term(value, model):
     """Y log X."""
     return value * jnp.log(jnp.maximum(model, tiny(model.dtype)))
+
+
+def saturated_term(value):
+    """Y - Y log Y."""
+    return value - value * jnp.log(jnp.maximum(value, 1.0))  # counts are integers: 0 log 0 is 0
 
 
 def seen_excess_term(value, model):

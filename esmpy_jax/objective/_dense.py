@@ -7,7 +7,16 @@ import numpy as np
 from jaxtyping import Array, Float, Integer
 
 from .._arrays import as_floats, on_device
-from ._counts import AbstractCounts, excess_term, log_term, pairs, ratio, relative, tiny
+from ._counts import (
+    AbstractCounts,
+    excess_term,
+    log_term,
+    pairs,
+    ratio,
+    relative,
+    saturated_term,
+    tiny,
+)
 
 
 class DenseCounts(AbstractCounts):
@@ -125,6 +134,10 @@ class DenseCounts(AbstractCounts):
 
         out = jax.lax.map(tile, (self.values, self._tiled(abundances)))
         return out.reshape(-1)[: self.n_pixels]
+
+    def saturated_pass(self):
+        tile = lambda counts: saturated_term(counts.astype(float)).sum(-1)  # noqa: E731
+        return jax.lax.map(tile, self.values).reshape(-1)[: self.n_pixels]
 
     def log_pass(self, endmembers, abundances):
         return self._summed(log_term, endmembers, abundances)

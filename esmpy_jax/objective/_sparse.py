@@ -7,7 +7,15 @@ from jaxtyping import Array, Float
 
 from .._arrays import as_floats
 from ._blocks import Blocks
-from ._counts import AbstractCounts, log_term, pairs, ratio, relative, seen_excess_term
+from ._counts import (
+    AbstractCounts,
+    log_term,
+    pairs,
+    ratio,
+    relative,
+    saturated_term,
+    seen_excess_term,
+)
 
 
 class SparseCounts(AbstractCounts):
@@ -61,6 +69,9 @@ class SparseCounts(AbstractCounts):
     def excess_pass(self, endmembers, abundances):
         seen = self.by_pixel.accumulate(abundances, endmembers.T, _seen_excess, _weight, 1)[0]
         return (endmembers.sum(0)[:, None] * abundances).sum(0) + seen
+
+    def saturated_pass(self):
+        return self.by_pixel.sums(saturated_term)
 
     def pixel_moments(self, endmembers, abundances, exposure):
         n = len(abundances)

@@ -207,24 +207,24 @@ def _conjugate_gradients(problem, abundances, model, second, best, steps=15):
         return (a * b).sum()
 
     def body(state):
-        d, r, z, p, rz, i = state
+        d, bent, r, p, rz, first, i = state
         q = curved(p)
-        alpha = rz / jnp.maximum(dot(p, q), jnp.finfo(d.dtype).tiny)
-        d, r = d + alpha * p, within(r - alpha * q)
+        begins = i == 0
+        alpha = jnp.where(begins, 1.0, rz / jnp.maximum(dot(p, q), jnp.finfo(d.dtype).tiny))
+        d, bent, r = d + alpha * p, bent + alpha * q, within(r - alpha * q)
         z = product(inverse, r)
         new = dot(r, z)
-        return d, r, z, z + new / rz * p, new, i + 1
+        first = jnp.where(begins, new, first)
+        return d, bent, r, z + new / rz * p, new, first, i + 1
 
-    start = best - maps
-    residual = within(-(slope + curved(start)))
-    z = product(inverse, residual)
-    rz = dot(residual, z)
-    d, *_ = jax.lax.while_loop(
-        lambda s: (s[-1] < steps) & (s[-2] > 1e-6 * rz) & (s[-2] > 0),
+    # the first round makes the separable step, so that everything is compiled once
+    none, infinite = jnp.zeros_like(maps), jnp.full((), jnp.inf, maps.dtype)
+    d, bent, *_ = jax.lax.while_loop(
+        lambda s: (s[-1] <= steps) & (s[-3] > 1e-6 * s[-2]) & (s[-3] > 0),
         body,
-        (start, residual, z, z, rz, jnp.array(0)),
+        (none, none, within(-slope), best - maps, infinite, jnp.zeros_like(infinite), jnp.array(0)),
     )
-    return d.reshape(abundances.shape), -dot(d, slope + 0.5 * curved(d))
+    return d.reshape(abundances.shape), -dot(d, slope + 0.5 * bent)
 
 
 class _State(eqx.Module):

@@ -46,18 +46,13 @@ def projected_inverse(
 
     It is the inverse of the free block; with a sum it is `K - K 1 1'K / (1'K 1)`.
     """
-    factor, none = _factor(matrix, free), jnp.zeros_like(matrix[0, 0])
-    units = [[none + (a == b) for b in range(len(matrix))] for a in range(len(matrix))]
-    inverse = [_solved(factor, unit) for unit in units]
+    inverse, n = _inverted(_factor(matrix, free)), len(matrix)
     if summed:
-        ones = [sum(row) for row in inverse]
+        ones = [sum(inverse[a, b] for b in range(n)) for a in range(n)]
         total = sum(ones)
-        weights = [x / jnp.where(total > 0, total, 1.0) for x in ones]
-        inverse = [
-            [k - a * b for k, b in zip(row, weights, strict=True)]
-            for row, a in zip(inverse, ones, strict=True)
-        ]
-    return jnp.stack([jnp.stack(row) for row in inverse])
+        shares = [x / jnp.where(total > 0, total, 1.0) for x in ones]
+        inverse = {(a, b): inverse[a, b] - ones[a] * shares[b] for a, b in inverse}
+    return jnp.stack([jnp.stack([inverse[a, b] for b in range(n)]) for a in range(n)])
 
 
 def bounded_minimum(
@@ -183,3 +178,23 @@ def _solved(factor, right):
     for a in reversed(range(n)):
         x[a] = x[a] * pivots[a] - sum(lower[k][a] * x[k] for k in range(a + 1, n))
     return [y * s for y, s in zip(x, scale, strict=True)]
+
+
+def _inverted(factor):
+    """The inverse of the free block, zero elsewhere: `M' M / D` with M the inverse of L."""
+    lower, pivots, scale = factor
+    n = len(pivots)
+    rows: list[list[Any]] = []  # of M, without the ones on its diagonal
+    for i in range(n):
+        rows.append(
+            [
+                -(lower[i][j] + sum(lower[i][k] * rows[k][j] for k in range(j + 1, i)))
+                for j in range(i)
+            ]
+        )
+    inverse = {}
+    for a, b in pairs(n):
+        own = pivots[b] * (rows[b][a] if a < b else 1.0)
+        both = own + sum(rows[k][a] * pivots[k] * rows[k][b] for k in range(b + 1, n))
+        inverse[a, b] = inverse[b, a] = both * scale[a] * scale[b]
+    return inverse

@@ -240,7 +240,7 @@ def advance(problem, solver, state, until, tol, batch=None):
         perfect = jax.lax.cond(
             begun,
             lambda: state.perfect,
-            lambda: (problem.losses(w, h) - excess).sum(),
+            lambda: problem.counts.saturated_pass().sum(),
         )
         # differences before sums: float32 stays honest
         decrease = (state.excess - excess).sum() + (state.penalty - penalty)
