@@ -23,6 +23,9 @@ _BLOCKS = 8, 64
 #: in a processor's nearest cache, and are enough to keep its arithmetic busy.
 _CHUNK = 4
 
+#: The same for sums of at most so many terms, which stay in registers for twice as many slots.
+_LONG_CHUNK, _FEW_TERMS = 8, 6
+
 #: One array for each phase.
 Rows = Sequence[Float[Array, " row"]]
 
@@ -56,7 +59,8 @@ class Slots(eqx.Module):
             return tuple(s + t for s, t in zip(sums, _summed(new), strict=True)), None
 
         zeros = (jnp.zeros(self.value.shape[1], other.dtype),) * n_terms
-        return list(jax.lax.scan(body, zeros, self._chunks())[0])
+        chunks = self._chunks(_LONG_CHUNK if n_terms <= _FEW_TERMS else _CHUNK)
+        return list(jax.lax.scan(body, zeros, chunks)[0])
 
     def _one_by_one(self, own, extra, other, weights, terms, largest):
         """A single term needs nothing in store, and goes slot by slot in one vectorised loop."""
@@ -100,8 +104,9 @@ class Slots(eqx.Module):
         add = lambda total, value: (total + function(value.astype(total.dtype)), None)  # noqa: E731
         return jax.lax.scan(add, jnp.zeros(self.value.shape[1]), self.value)[0]
 
-    def _chunks(self):
-        return tuple(x.reshape(-1, _CHUNK, x.shape[1]) for x in (self.partner, self.value))
+    def _chunks(self, size=_CHUNK):
+        size = min(size, len(self.value))
+        return tuple(x.reshape(-1, size, x.shape[1]) for x in (self.partner, self.value))
 
     def totals(self) -> Integer[Array, " row"]:
         """Counts of each row."""
