@@ -109,8 +109,9 @@ def test_constrained_minimiser_is_exact(curved, precision):
     np.testing.assert_allclose(x[:, ~alive], np.tile(budget[~alive] / 4, (4, 1)), rtol=4 * eps)
 
 
-def test_constrained_minimiser_against_brentq(x64):
-    a, b, c, budget = terms(2, 60, curved=True, decades=3.0)
+@pytest.mark.parametrize("entries", [4, 40])
+def test_constrained_minimiser_against_brentq(entries, x64):
+    a, b, c, budget = terms(2, 60, curved=True, decades=3.0, entries=entries)
     c = c + 1e-3
     ones = jnp.ones(a.shape, bool)
     x = np.asarray(constrained(*map(jnp.asarray, (a, b, c, budget)), ones, jnp.ones(a.shape)))
@@ -123,6 +124,16 @@ def test_constrained_minimiser_against_brentq(x64):
         nu: Any = brentq(excess, low - 1e-9 * abs(low), low + 4 * c[:, i].sum() / budget[i] + 1e4)
         expected = np.asarray(root(a[:, i], b[:, i] + nu, c[:, i]))
         np.testing.assert_allclose(x[:, i], expected, rtol=1e-6, atol=1e-8 * budget[i])
+
+
+def test_the_program_does_not_grow_with_the_columns_of_w():
+    def size(entries):
+        args = [jax.ShapeDtypeStruct((entries, 3), jnp.float32)] * 3
+        args += [jax.ShapeDtypeStruct((3,), jnp.float32)]
+        args += [jax.ShapeDtypeStruct((entries, 3), kind) for kind in (bool, jnp.float32)]
+        return len(jax.jit(sum_constrained_root).lower(*args).as_text().splitlines())
+
+    assert size(1000) == size(30)
 
 
 def test_sums_hold_to_a_few_roundings(precision):

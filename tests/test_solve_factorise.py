@@ -91,6 +91,28 @@ def test_trace_is_the_objective_and_goes_down(precision):
     assert out.seconds > 0
 
 
+@pytest.mark.parametrize("storage", ["dense", "sparse"])
+def test_nll_with_exposure_and_penalty_is_that_by_hand(storage, precision):
+    exposure = np.random.default_rng(3).uniform(0.3, 3.0, Y.shape[:2])
+    exposure[0, 1] = 0.0
+    counts = as_counts(np.where(exposure[..., None] > 0, Y, 0), exposure=exposure, storage=storage)
+    out = fit(
+        counts=counts,
+        constraint=SumToOneAbundances(),
+        regulariser=LogSparsity(0.3, epsilon=0.1),
+        max_steps=30,
+    )
+    h = np.asarray(out.abundances, float)
+    model = G @ np.asarray(out.weights, float) @ (h * exposure.ravel())
+    y = counts.to_dense().T
+    assert ((model > 0) | (y == 0)).all()
+    expected = (model - y * np.log(np.where(y > 0, model, 1.0))).sum()
+    penalty = 0.3 * np.log1p(h / 0.1).sum()
+    assert out.penalty == pytest.approx(penalty, rel=1e-5)
+    rtol = 1e-5 if precision == "float32" else 1e-12
+    assert out.nll == pytest.approx(expected + penalty, rel=rtol)
+
+
 @pytest.mark.parametrize("max_steps", [0, 1, 7, 10, 25])
 def test_max_steps_is_kept_to_the_step(max_steps):
     out = fit(max_steps=max_steps, tol=-1.0)

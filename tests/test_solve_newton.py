@@ -30,8 +30,8 @@ from esmpy_jax.solve import (
     VariableProjectionNewton,
     solve,
 )
-from esmpy_jax.solve._abundance_newton import local_model
-from esmpy_jax.solve._pixel_quadratics import projected_inverse
+from esmpy_jax.solve._abundance_newton import _conjugate_gradients, local_model
+from esmpy_jax.solve._pixel_quadratics import product, projected_inverse, symmetric
 from esmpy_jax.solve._reduced import reduce_to_weights
 from esmpy_jax.solve._variable_projection import _along
 
@@ -324,6 +324,55 @@ def gradient_and_hessian(reduced):
     root, vectors = np.asarray(reduced.metric), np.asarray(reduced.vectors)
     scaled = (vectors * np.asarray(reduced.values)) @ vectors.T
     return np.asarray(reduced.gradient) / root, scaled / np.outer(root, root)
+
+
+@quickly
+def coupled_step(problem, weights, abundances):
+    """The step of coupled pixels by conjugate gradients, and the model that it minimises."""
+    endmembers = problem.basis.endmembers(weights)
+    model, second = local_model(problem, endmembers, abundances)
+    best = model.minimum(abundances)
+    step, won = _conjugate_gradients(problem, abundances, model, second, best, steps=200)
+    maps = abundances.reshape(-1, *SCAN)
+    coupled = problem.regulariser.local_curvature(maps)
+    alone = symmetric(second, jnp.zeros_like(abundances))
+
+    def curved(flat):
+        d = flat.reshape(abundances.shape)
+        bent = jnp.stack(list(coupled(d.reshape(maps.shape)))).reshape(d.shape)
+        return (product(alone, d) + bent).ravel()
+
+    hessian = jax.lax.map(curved, jnp.eye(abundances.size))
+    inside = model.free & (best > 0)
+    return step, won, best - abundances, model.gradient, hessian, inside
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("constraint", ["free", "sum of H"])
+def test_conjugate_gradients_are_numpy_s(constraint, seed, x64):
+    """Entries that the separable step leaves positive minimise the coupled model, sums kept."""
+    problem, made = random_problem(seed, constraint, "convex", "dense", False)
+    factors = jnp.asarray(made.weights, float), jnp.asarray(made.abundances, float)
+    step, won, alone, slope, hessian, inside = map(np.asarray, coupled_step(problem, *factors))
+    hessian = 0.5 * (hessian + hessian.T)
+    start, gradient, kept = alone.ravel(), slope.ravel(), inside.ravel()
+    rows = np.zeros((0, kept.size))
+    if constraint == "sum of H":
+        pixel = np.tile(np.arange(inside.shape[1]), len(inside))
+        rows = (pixel[None, :] == np.unique(pixel[kept])[:, None]).astype(float)
+    normals = rows[:, kept]
+    system = np.block(
+        [[hessian[np.ix_(kept, kept)], normals.T], [normals, np.zeros((len(normals),) * 2)]]
+    )
+    right = -(gradient + hessian @ start)[kept]
+    exact = start.copy()
+    exact[kept] += np.linalg.solve(system, np.append(right, np.zeros(len(normals))))[: kept.sum()]
+    value = lambda d: float(d @ (gradient + 0.5 * hessian @ d))  # noqa: E731
+    found = step.ravel()
+    assert won == pytest.approx(-value(found), rel=1e-9)
+    # the last residual is a thousandth of the first, and its square that of the values
+    assert value(found) - value(exact) <= 1e-5 * (value(start) - value(exact))
+    np.testing.assert_allclose(found[~kept], start[~kept], rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("constraint", ["free", "sum of H"])

@@ -24,6 +24,7 @@ _BLOCKS = 8, 64
 _CHUNK = 4
 
 #: The same for sums of at most so many terms, which stay in registers for twice as many slots.
+#: Lengths that are not shorter are multiples of it, too.
 _LONG_CHUNK, _FEW_TERMS = 8, 6
 
 #: One array for each phase.

@@ -137,9 +137,8 @@ def sum_constrained_root(
         x, spread = _root_and_spread(quadratic, shifted + nu[None], constant, twice_mean)
         x = jnp.where(alive, jnp.minimum(x, target), 0.0)  # right of the start none is above it
         total = _over(jnp.add, x)
-        slope = _over(
-            jnp.add, jnp.where(alive, x / jnp.maximum(spread, small), 0.0)
-        )  # -d total / d nu
+        falls = jnp.where(alive, x / jnp.maximum(spread, small), 0.0)  # -dx / d nu
+        slope = _over(jnp.add, falls)
         step = (total - budget) / jnp.maximum(slope, small)
         step = jnp.where(flat, step * (total / target[0]), step)
         # at least to the next number, so that rounding cannot hold nu left of a pole
@@ -178,9 +177,16 @@ def _scaled_to(entries, total):
     return entries * (total / jnp.where(sums > 0, sums, 1.0))[None]
 
 
-def _over(join, entries):
-    """`entries` joined along axis 0, one after the other.
+#: Entries up to which they are joined one after the other.
+_FEW = 16
 
-    For few long rows a CPU then makes this a part of the loop around, instead of one of its own.
+
+def _over(join, entries):
+    """`entries` joined along axis 0.
+
+    Few long rows, such as the phases of all pixels, one after the other: a CPU then makes this a
+    part of the loop around, instead of one of its own.
     """
+    if len(entries) > _FEW:
+        return join.reduce(entries, axis=0)
     return functools.reduce(join, list(entries))

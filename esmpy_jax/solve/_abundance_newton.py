@@ -208,22 +208,22 @@ def _conjugate_gradients(problem, abundances, model, second, best, steps=15):
 
     def body(state):
         d, bent, r, p, rz, first, i = state
+        begins = i == 0  # with the separable step, so that everything is compiled once
         q = curved(p)
-        begins = i == 0
         alpha = jnp.where(begins, 1.0, rz / jnp.maximum(dot(p, q), jnp.finfo(d.dtype).tiny))
         d, bent, r = d + alpha * p, bent + alpha * q, within(r - alpha * q)
         z = product(inverse, r)
         new = dot(r, z)
-        first = jnp.where(begins, new, first)
-        return d, bent, r, z + new / rz * p, new, first, i + 1
+        p = z + jnp.where(begins, 0.0, new / rz) * p
+        return d, bent, r, p, new, jnp.where(begins, new, first), i + 1
 
-    # the first round makes the separable step, so that everything is compiled once
-    none, infinite = jnp.zeros_like(maps), jnp.full((), jnp.inf, maps.dtype)
-    d, bent, *_ = jax.lax.while_loop(
-        lambda s: (s[-1] <= steps) & (s[-3] > 1e-6 * s[-2]) & (s[-3] > 0),
-        body,
-        (none, none, within(-slope), best - maps, infinite, jnp.zeros_like(infinite), jnp.array(0)),
-    )
+    def goes_on(state):
+        *_, rz, first, i = state
+        return (i == 0) | ((i <= steps) & (rz > 1e-6 * first) & (rz > 0))
+
+    none, one = jnp.zeros_like(maps), jnp.ones((), maps.dtype)
+    begin = none, none, within(-slope), best - maps, one, one, jnp.array(0)
+    d, bent, *_ = jax.lax.while_loop(goes_on, body, begin)
     return d.reshape(abundances.shape), -dot(d, slope + 0.5 * bent)
 
 

@@ -181,7 +181,10 @@ def _solved(factor, right):
 
 
 def _inverted(factor):
-    """The inverse of the free block, zero elsewhere: `M' M / D` with M the inverse of L."""
+    """The inverse of the free block, zero elsewhere: `M' (1 / D) M`, scaled from both sides.
+
+    M is the inverse of L.
+    """
     lower, pivots, scale = factor
     n = len(pivots)
     rows: list[list[Any]] = []  # of M, without the ones on its diagonal
