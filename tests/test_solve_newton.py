@@ -332,7 +332,7 @@ def coupled_step(problem, weights, abundances):
     endmembers = problem.basis.endmembers(weights)
     model, second = local_model(problem, endmembers, abundances)
     best = model.minimum(abundances)
-    step, won = _conjugate_gradients(problem, abundances, model, second, best, steps=200)
+    step, won = _conjugate_gradients(problem, abundances, model, second, best)
     maps = abundances.reshape(-1, *SCAN)
     coupled = problem.regulariser.local_curvature(maps)
     alone = symmetric(second, jnp.zeros_like(abundances))
@@ -370,7 +370,8 @@ def test_conjugate_gradients_are_numpy_s(constraint, seed, x64):
     value = lambda d: float(d @ (gradient + 0.5 * hessian @ d))  # noqa: E731
     found = step.ravel()
     assert won == pytest.approx(-value(found), rel=1e-9)
-    # the last residual is a thousandth of the first, and its square that of the values
+    # the last residual is a thousandth of the first, and its square that of the values; in so few
+    # steps, plain descent does not come there in all of these problems
     assert value(found) - value(exact) <= 1e-5 * (value(start) - value(exact))
     np.testing.assert_allclose(found[~kept], start[~kept], rtol=0, atol=1e-14)
 

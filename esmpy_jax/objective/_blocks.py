@@ -23,8 +23,8 @@ _BLOCKS = 8, 64
 #: in a processor's nearest cache, and are enough to keep its arithmetic busy.
 _CHUNK = 4
 
-#: The same for sums of at most so many terms, which stay in registers for twice as many slots.
-#: Lengths that are not shorter are multiples of it, too.
+#: The same for sums of at most so many terms: measured to be a fifth to a third faster with three
+#: to five of them, and slower with nine. Lengths that are not shorter are multiples of it.
 _LONG_CHUNK, _FEW_TERMS = 8, 6
 
 #: One array for each phase.
